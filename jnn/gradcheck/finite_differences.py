@@ -1,0 +1,44 @@
+"""Slopes by finite differences, with an error bar."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Slope(NamedTuple):
+    """A derivative, and how far from the truth it may be; both ()."""
+
+    value: jax.Array
+    error: jax.Array
+
+
+def slope(f: Callable[[jax.Array], jax.Array]) -> Slope:
+    """The derivative of a function of one number at 0, from its values alone. Run it in float64.
+
+        D(h) = (f(h) - f(-h)) / 2h,    R(h) = (4 D(h/2) - D(h)) / 3    (Richardson, error O(h^4))
+
+    for h = 2^-3 down to 2^-26, steps that are exact. Large steps are wrong by curvature, or by a
+    kink that they reach across; small ones by rounding, of about u |f| / h. Two neighbours that
+    agree suffer from neither, so the R is taken for which
+
+        error(h) = |R(h) - R(h/2)| + 8 u |f| / h
+
+    is least, and that is its error bar. Source: Richardson 1911; the trade-off in Gill, Murray,
+    Saunders & Wright 1983, "Computing forward-difference intervals".
+
+    >>> with jax.enable_x64(True):
+    ...     value, error = slope(lambda t: jnp.exp(2 * t))
+    >>> bool(abs(value - 2) <= error), bool(error < 1e-10)
+    (True, True)
+    """
+    h = 2.0 ** -jnp.arange(3.0, 27.0)
+    # One after another, not vmapped: f may hold a copy of every parameter for each step.
+    above, below = jax.lax.map(f, h), jax.lax.map(f, -h)
+    centred = (above - below) / (2 * h)
+    extrapolated = (4 * centred[1:] - centred[:-1]) / 3
+    rounding = 8 * jnp.finfo(h.dtype).eps * jnp.abs(above).max() / h[2:]
+    errors = jnp.abs(extrapolated[1:] - extrapolated[:-1]) + rounding
+    best = jnp.argmin(errors)
+    return Slope(extrapolated[1:][best], errors[best])

@@ -1,0 +1,152 @@
+"""Two gradients with one signature, and the bridges to ordinary JAX functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jnn.layer import Cache, Layer, Mode, Params, State, unlike
+from jnn.losses import Loss
+
+ValueAndGrads = Callable[
+    [Params, Any, Any, Mode], tuple[tuple[jax.Array, Cache], Params]
+]  # f(params, x, y, mode) -> ((value, cache), grads)
+
+
+def backprop(net: Layer, loss: Loss) -> ValueAndGrads:
+    """The hand-written gradient: forward, loss, loss backward, backward.
+
+    Returns f(params, x, y, mode) -> ((value, cache), grads), where `cache` is the network's and
+    grads is like params. Anything that trains takes this or `autodiff`.
+
+    >>> import jnn
+    >>> net, loss = jnn.Serial(jnn.Dense(3)), jnn.SoftmaxCrossEntropy()
+    >>> x, y = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> (value, cache), grads = backprop(net, loss)(params, x, y, jnn.Train(jax.random.key(1)))
+    >>> grads["dense1"]["w"].shape
+    (2, 3)
+    """
+
+    def value_and_grads(
+        params: Params, x: Any, y: Any, mode: Mode
+    ) -> tuple[tuple[jax.Array, Cache], Params]:
+        prediction, cache = net.forward(params, x, mode)
+        value, kept = loss.forward(prediction, y)
+        grads, _ = net.backward(params, cache, loss.backward(kept, jnp.ones_like(value)))
+        _check_like(grads, params)
+        return (value, cache), grads
+
+    return value_and_grads
+
+
+def autodiff(net: Layer, loss: Loss) -> ValueAndGrads:
+    """The gradient by `jax.grad` of forward and loss, with the signature of `backprop`.
+
+    >>> import jnn
+    >>> net, loss = jnn.Serial(jnn.Dense(3)), jnn.SoftmaxCrossEntropy()
+    >>> x, y = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> (value, cache), grads = autodiff(net, loss)(params, x, y, jnn.Train(jax.random.key(1)))
+    >>> grads["dense1"]["w"].shape
+    (2, 3)
+    """
+
+    def value_and_grads(
+        params: Params, x: Any, y: Any, mode: Mode
+    ) -> tuple[tuple[jax.Array, Cache], Params]:
+        def value_of(params: Params) -> tuple[jax.Array, Cache]:
+            prediction, cache = net.forward(params, x, mode)
+            return loss.forward(prediction, y)[0], cache
+
+        return jax.value_and_grad(value_of, has_aux=True)(params)
+
+    return value_and_grads
+
+
+def as_function(net: Layer) -> Callable[[Params, Any, Mode], Any]:
+    """The network as an ordinary JAX function, its hand-written backward as `jax.custom_vjp`.
+
+    Returns f(params, x, mode) -> y for use in anyone's JAX code; jit, vmap, scan, remat, grad and
+    the Hessian of it work. Nothing flows back into `mode`: its key and running state are data.
+    As for every custom_vjp, forward mode (jax.jvp) of it alone is undefined.
+
+    >>> import jnn
+    >>> net = jnn.Serial(jnn.Dense(3), jnn.Tanh())
+    >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> f = as_function(net)
+    >>> g = jax.grad(lambda p: f(p, jnp.ones((4, 2)), jnn.Eval(state)).sum())(params)
+    >>> g["dense1"]["w"].shape
+    (2, 3)
+    """
+
+    @jax.custom_vjp
+    def function(params: Params, x: Any, mode: Mode) -> Any:
+        return net.forward(params, x, mode)[0]
+
+    def fwd(params: Params, x: Any, mode: Mode) -> tuple[Any, tuple[Params, Cache]]:
+        # net.forward and not `function`: a second derivative differentiates this rule, and would
+        # meet the custom_vjp once more.
+        y, cache = net.forward(params, x, mode)
+        return y, (params, cache)
+
+    def bwd(kept: tuple[Params, Cache], dy: Any) -> tuple[Params, Any, None]:
+        params, cache = kept
+        grads, dx = net.backward(params, cache, dy)
+        _check_like(grads, params)
+        return grads, dx, None
+
+    function.defvjp(fwd, bwd)
+    return function
+
+
+@dataclass(frozen=True)
+class Lifted(Layer):
+    """The layer that `lift` makes."""
+
+    initialise: Callable[[jax.Array, Any], Params]
+    function: Callable[[Params, Any], Any]
+
+    def __repr__(self) -> str:
+        return f"lift({_name(self.initialise)}, {_name(self.function)})"
+
+    def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
+        return self.initialise(key, x), {}
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        del mode
+        return jax.vjp(self.function, params, x)
+
+    def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
+        del params
+        return cache(dy)
+
+
+def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], Any]) -> Layer:
+    """Any JAX function as a layer: y = fn(params, x), with `jax.vjp` for its backward.
+
+    `init(key, x) -> params` makes the parameters, {} for none. Cache: the function that
+    `jax.vjp` returns, a pytree of arrays; unlike that of hand-written layers it holds the
+    parameters where the derivative needs them, and its structure is that of one trace.
+    Two lifted layers are equal where their two functions are the same objects.
+
+    >>> import jnn
+    >>> scale = lift(lambda key, x: {"s": jnp.ones(x.shape[-1])}, lambda p, x: jnp.sin(x * p["s"]))
+    >>> net = jnn.Serial(jnn.Dense(3), ("scale", scale))
+    >>> params, _ = net.init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> sorted(params)
+    ['dense1', 'scale']
+    """
+    return Lifted(init, fn)
+
+
+def _name(f: Callable[..., Any]) -> str:
+    return getattr(f, "__name__", repr(f))
+
+
+def _check_like(grads: Params, params: Params) -> None:
+    """A forgotten parameter or sum in somebody's backward would be broadcast by an optimizer."""
+    if problem := unlike(grads, params):
+        raise ValueError(f"backward returned gradients that are not like params: {problem}")

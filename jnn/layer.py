@@ -1,0 +1,211 @@
+"""The contract: a layer is a frozen value with four pure functions.
+
+    init(key, x)               -> (params, state)   x: an array or a jax.ShapeDtypeStruct
+    forward(params, x, mode)   -> (y, cache)
+    backward(params, cache, dy) -> (grads, dx)      in the order of jax.vjp over (params, x)
+    observe(state, cache)      -> state
+
+`cache` holds what `backward` needs and nothing else: arrays (and None) only, never the
+parameters, and of one structure whatever the mode, so that `jit`, `scan`, `cond` and `vmap`
+can carry it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NamedTuple, NoReturn, Self
+
+import jax
+import jax.numpy as jnp
+
+from jnn.factors import grad, is_factor
+
+Params = Any  # a nested dict of arrays: params["dense1"]["w"]
+State = Any  # what evaluation needs beside the parameters, such as running moments
+Cache = Any  # what backward needs of forward
+Tree = Any  # any pytree of arrays
+
+
+class Train(NamedTuple):
+    """Forward as in training: random layers draw from `key`; no layer reads running state."""
+
+    key: jax.Array
+
+
+class Eval(NamedTuple):
+    """Forward as in use: layers that keep running state read it from `state`; nothing is random."""
+
+    state: State = ()
+
+
+Mode = Train | Eval
+
+
+class LayerError(ValueError):
+    """Wrong input to a layer. The message names the layer, the path to it, and the mend."""
+
+    def __init__(self, layer: object, problem: str):
+        super().__init__(problem)
+        self.layer, self.problem, self.path = layer, problem, ()
+
+    def __str__(self) -> str:
+        where = f"{'.'.join(self.path)} = " if self.path else ""
+        return f"{where}{self.layer!r}: {self.problem}"
+
+
+@contextmanager
+def inside(name: str, layer: "Layer") -> Iterator[None]:
+    """Adds `name` to the path of any error raised while a combinator works on that child."""
+    try:
+        yield
+    except LayerError as error:
+        error.path = (name, *error.path)
+        raise
+    except Exception as error:
+        error.add_note(f"in layer {name} = {layer!r}")
+        raise
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The base of all layers, itself a layer without parameters, state or cache to speak of.
+
+    A leaf either states `pull` and, if it has parameters, `factors`, from which `backward`
+    follows; or it states `backward` itself. A combinator states `children` and `map` as well.
+
+    Hyper-parameters are the fields of the dataclass and must be hashable, so that a layer is a
+    valid static argument of `jax.jit` and equal layers compile once.
+
+    >>> @dataclass(frozen=True)
+    ... class Twice(Layer):
+    ...     def forward(self, params, x, mode):
+    ...         return 2 * x, None
+    ...     def pull(self, params, cache, dy):
+    ...         return 2 * dy
+    >>> y, cache = Twice().forward({}, jnp.ones(2), Eval())
+    >>> Twice().backward({}, cache, jnp.ones(2))[1].tolist()
+    [2.0, 2.0]
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # @dataclass would give every layer a repr of all its fields; it leaves one that is there.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Layer.__repr__
+
+    def __repr__(self) -> str:
+        shown = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            text = getattr(value, "__name__", repr(value))
+            if f.default is MISSING:
+                shown.append(text)
+            elif value != f.default:
+                shown.append(f"{f.name}={text}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
+        """Fresh parameters and state for inputs like `x`; empty dicts where there are none."""
+        del key, x
+        return {}, {}
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        """The output, and what `backward` will need of this pass."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(params, x, mode)")
+
+    def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
+        """The vector-Jacobian product of `forward` with `dy`: gradients like `params`, and dx."""
+        dx = self.pull(params, cache, dy)
+        return jax.tree.map(grad, self.factors(params, cache, dy), is_leaf=is_factor), dx
+
+    def pull(self, params: Params, cache: Cache, dy: Any) -> Any:
+        """dx alone: the cotangent pulled back through this layer."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define pull(params, cache, dy) -> dx, "
+            "or backward(params, cache, dy) -> (grads, dx)"
+        )
+
+    def factors(self, params: Params, cache: Cache, dy: Any) -> Tree:
+        """A tree like `params` whose leaves are factors of the gradients (see `jnn.factors`)."""
+        del params, cache, dy
+        return {}
+
+    def observe(self, state: State, cache: Cache) -> State:
+        """The state after a training step whose forward pass left `cache`."""
+        del cache
+        return state
+
+    @property
+    def children(self) -> tuple[tuple[str, "Layer"], ...]:
+        """The (name, layer) pairs that a combinator is made of; none for a leaf."""
+        return ()
+
+    def map(self, f: Callable[[str, "Layer"], "Layer"]) -> Self:
+        """The same combinator with f(name, child) for each child; a leaf is returned unchanged."""
+        del f
+        return self
+
+
+def fail(layer: object, problem: str) -> NoReturn:
+    """Raises the error that every check of a layer ends in."""
+    raise LayerError(layer, problem)
+
+
+def shape_of(x: Any) -> str:
+    """How errors show an array: `float32 (2, 3)`."""
+    return f"{x.dtype} {tuple(x.shape)}"
+
+
+def describe(params: Any) -> str:
+    """How errors show parameters of the wrong form."""
+    if isinstance(params, Mapping):
+        return f"a dict of {sorted(params)}"
+    if isinstance(params, tuple) and len(params) == 2:
+        return "a pair (init returns (params, state): unpack it)"
+    return f"a {type(params).__name__}"
+
+
+def floating(layer: object, x: Any) -> jax.Array:
+    """`x` as an array of floating-point numbers, or an error.
+
+    Integer input is refused rather than cast: uint8 images would wrap around in arithmetic.
+    """
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        fail(layer, f"x is a {type(x).__name__}; it must be an array of floating-point numbers")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        fail(
+            layer,
+            f"x is {shape_of(x)}; it must hold floating-point numbers: cast it first, "
+            "x.astype(jnp.float32), and scale it (images: divide by 255)",
+        )
+    return jnp.asarray(x)
+
+
+def check_cotangent(layer: object, dy: Any, y: Any) -> None:
+    """Refuses a `dy` whose shape or dtype is not that of the output `y` (anything with both)."""
+    if dy.shape != y.shape or dy.dtype != y.dtype:
+        fail(
+            layer,
+            f"dy is {shape_of(dy)} but the output was {shape_of(y)}; "
+            "pass a cotangent of the output's shape and dtype",
+        )
+
+
+def unlike(tree: Tree, pattern: Tree) -> str | None:
+    """The first difference in names, shapes or dtypes between two trees, in words, if any.
+
+    >>> unlike({"w": jnp.ones(2)}, {"w": jnp.ones(3)})
+    "['w'] is float32 (2,) where float32 (3,) belongs"
+    """
+    got, want = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(t)}
+        for t in (tree, pattern)
+    )
+    for path in sorted(want.keys() | got.keys()):
+        if path not in got:
+            return f"{path} is missing"
+        if path not in want:
+            return f"{path} does not belong"
+        if shape_of(got[path]) != shape_of(want[path]):
+            return f"{path} is {shape_of(got[path])} where {shape_of(want[path])} belongs"
+    return None

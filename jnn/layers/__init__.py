@@ -1,0 +1,7 @@
+"""The leaves: one file for each family of layers that contain maths."""
+
+from jnn.layers.activations import LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers.dense import Dense
+from jnn.layers.reshaping import Flatten
+
+__all__ = ["Dense", "Flatten", "LeakyReLU", "ReLU", "Sigmoid", "Tanh"]

@@ -1,0 +1,146 @@
+"""Activations: functions of one number, applied to every element."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating
+
+
+@dataclass(frozen=True)
+class Elementwise(Layer):
+    """The base of activations: y = f(x) and dx = df(kept, dy), element by element.
+
+    Shapes: x, y, dy, dx all alike, of any rank; no parameters and no state.
+    Cache: one array, y or x as `keeps` says; y is usually held anyway, by the layer that follows.
+
+    Raises LayerError, a ValueError, where x is not floating point or dy is not like y.
+
+    >>> class Square(Elementwise):
+    ...     keeps = "x"
+    ...     def f(self, x):
+    ...         return x * x
+    ...     def df(self, kept, dy):
+    ...         return 2 * kept * dy
+    >>> y, cache = Square().forward({}, jnp.array([3.0]), None)
+    >>> Square().backward({}, cache, jnp.ones(1))[1].tolist()
+    [6.0]
+    """
+
+    keeps: ClassVar[Literal["x", "y"]] = "y"
+
+    def f(self, x: jax.Array) -> jax.Array:
+        """The function."""
+        raise NotImplementedError(f"{type(self).__name__} must define f(x)")
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        """Its derivative times `dy`, from what was kept."""
+        raise NotImplementedError(f"{type(self).__name__} must define df(kept, dy)")
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
+        del params, mode
+        x = floating(self, x)
+        y = self.f(x)
+        return y, (x if self.keeps == "x" else y)
+
+    def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
+        del params
+        check_cotangent(self, dy, cache)
+        return self.df(cache, dy)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Elementwise):
+    """Squashes to (0, 1).
+
+        forward    y = 1 / (1 + exp(-x))
+        backward   dx = y (1 - y) dy
+
+    Stable at both ends: no overflow for any x. Keeps y. Where |x| is so large that y rounds to
+    0 or 1 the neuron is saturated, and dx is 0: at most one rounding of y away from the truth.
+
+    >>> Sigmoid().forward({}, jnp.array([-1e4, 0.0, 1e4]), None)[0].tolist()
+    [0.0, 0.5, 1.0]
+    """
+
+    def f(self, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return dy * kept * (1 - kept)
+
+
+@dataclass(frozen=True)
+class Tanh(Elementwise):
+    """Squashes to (-1, 1), centred on zero: a scaled sigmoid.
+
+        forward    y = tanh(x) = 2 sigmoid(2x) - 1
+        backward   dx = (1 - y^2) dy
+
+    Stable at both ends, and accurate at zero too, which is why the right-hand formula is not
+    what is evaluated: at x = 1e-8 in float32 it cancels to 0. Keeps y.
+
+    >>> Tanh().forward({}, jnp.array([-1e4, 1e-8, 1e4]), None)[0].tolist()
+    [-1.0, 9.99999993922529e-09, 1.0]
+    """
+
+    def f(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return dy * (1 - kept) * (1 + kept)
+
+
+@dataclass(frozen=True)
+class ReLU(Elementwise):
+    """Passes what is positive.
+
+        forward    y = max(x, 0)
+        backward   dx = dy where y > 0, else 0
+
+    At the kink, x = 0, the derivative is taken as 0. NaN stays NaN. Keeps y.
+    Source: Nair & Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+
+    >>> ReLU().forward({}, jnp.array([-2.0, 0.0, 3.0]), None)[0].tolist()
+    [0.0, 0.0, 3.0]
+    """
+
+    def f(self, x: jax.Array) -> jax.Array:
+        # A choice, unlike jnp.maximum, has a derivative of 0 at the kink under jax.grad too.
+        return jnp.where(x <= 0, 0, x)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.where(kept <= 0, 0, dy)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Elementwise):
+    """Passes what is positive and a little of what is not, so that no neuron dies.
+
+        forward    y = x where x > 0, else slope x
+        backward   dx = dy where y > 0, else slope dy
+
+    At the kink, x = 0, the derivative is taken as `slope`. NaN stays NaN. Keeps y, whose sign
+    is that of x because slope >= 0.
+    Source: Maas et al. 2013, "Rectifier nonlinearities improve neural network acoustic models".
+
+    Raises LayerError, a ValueError, where `slope` is negative or not finite.
+
+    >>> LeakyReLU(0.1).forward({}, jnp.array([-2.0, 0.0, 3.0]), None)[0].round(3).tolist()
+    [-0.20000000298023224, 0.0, 3.0]
+    """
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slope < math.inf:
+            fail(self, f"slope is {self.slope!r}; it must be a finite number of at least 0")
+
+    def f(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x <= 0, self.slope * x, x)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.where(kept <= 0, self.slope * dy, dy)

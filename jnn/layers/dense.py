@@ -1,0 +1,87 @@
+"""Fully connected layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jnn.factors import Affine, Factor, Outer
+from jnn.initializers import Initializer, he_normal, zeros
+from jnn.layer import Layer, Mode, Params, State, check_cotangent, describe, fail, floating, shape_of
+from jnn.precision import matmul
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """Every output is a weighted sum of every input.
+
+        forward    y = x w + b
+        backward   dw = x^T dy,   db = sum dy,   dx = dy w^T    (sums over examples and positions)
+
+    Shapes: x (n, ..., in), y (n, ..., features), w (in, features), b (features,).
+    Cache: x alone, which dw needs; w is handed to `backward` again.
+    Low precision: products of bfloat16 and float16 are accumulated in float32 and rounded once.
+
+    Raises LayerError, a ValueError, where `features` is not a positive integer, x is not
+    floating point, its last axis is not `in`, its dtype is not that of w, or dy is not like y.
+
+    >>> import jax.numpy as jnp
+    >>> from jnn import Eval
+    >>> net = Dense(3)
+    >>> params, _ = net.init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> y, cache = net.forward(params, jnp.ones((4, 2)), Eval())
+    >>> grads, dx = net.backward(params, cache, jnp.ones_like(y))
+    >>> y.shape, grads["w"].tolist(), dx.shape
+    ((4, 3), [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]], (4, 2))
+    """
+
+    features: int
+    weight: Initializer = he_normal
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.features) is not int or self.features < 1:
+            fail(self, f"features is {self.features!r}; it must be a positive integer")
+
+    def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
+        if x.ndim < 1:
+            fail(self, "x has no axes; its last axis must hold the inputs: (n, ..., in)")
+        params = {"w": self.weight(key, (x.shape[-1], self.features), x.dtype)}
+        if self.bias:
+            params["b"] = zeros(key, (self.features,), x.dtype)
+        return params, {}
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
+        del mode
+        x = floating(self, x)
+        self._check(params, x)
+        y = matmul(x, params["w"])
+        return (y + params["b"] if self.bias else y), x
+
+    def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
+        y = jax.ShapeDtypeStruct((*cache.shape[:-1], self.features), cache.dtype)
+        check_cotangent(self, dy, y)
+        return matmul(dy, params["w"].T)
+
+    def factors(self, params: Params, cache: jax.Array, dy: jax.Array) -> dict[str, Factor]:
+        w = {"w": Outer(cache, dy)}
+        return w | {"b": Affine(None, dy)} if self.bias else w
+
+    def _check(self, params: Params, x: jax.Array) -> None:
+        names = {"w", "b"} if self.bias else {"w"}
+        if not isinstance(params, Mapping) or set(params) != names:
+            fail(self, f"params is {describe(params)}; it must hold {sorted(names)}, as init makes")
+        w = params["w"]
+        if x.ndim < 1 or x.shape[-1:] != w.shape[:-1] or w.shape[-1:] != (self.features,):
+            fail(
+                self,
+                f"x is {shape_of(x)} and w is {shape_of(w)}; x must be (n, ..., in) for w "
+                f"(in, {self.features}): give inputs like those that init was shown",
+            )
+        if x.dtype != w.dtype:
+            fail(
+                self,
+                f"x is {shape_of(x)} and w is {shape_of(w)}; their dtypes must be equal: "
+                f"cast one, for example x.astype({str(w.dtype)!r})",
+            )

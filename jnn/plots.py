@@ -1,0 +1,77 @@
+"""Pictures of results, by matplotlib (`pip install 'jnn[run]'`)."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from jnn.training import Progress
+
+
+def learning_curves(history: Sequence["Progress"], title: str = "") -> "Figure":
+    """Loss, and accuracy where there is one, by epoch, for training and validation."""
+    scored = history[-1].accuracy is not None
+    figure, axes = _figure(1 + scored)
+    epochs = [record.epoch for record in history]
+    validated = [(record.epoch, record.validation) for record in history if record.validation]
+    for ax, quantity in zip(axes, ("loss", "accuracy"), strict=False):
+        ax.plot(epochs, [getattr(record, quantity) for record in history], label="training")
+        if validated:
+            values = [getattr(evaluation, quantity) for _, evaluation in validated]
+            ax.plot([epoch for epoch, _ in validated], values, label="validation")
+            ax.legend(frameon=False)
+        ax.set(xlabel="epoch", ylabel=quantity)
+    axes[0].set(yscale="log")
+    figure.suptitle(title)
+    return figure
+
+
+def decision_boundary(
+    predict: Callable[[np.ndarray], Any], x: np.ndarray, y: np.ndarray, title: str = ""
+) -> "Figure":
+    """What a classifier of points in the plane decides everywhere, and the points it was given.
+
+    `predict` takes points (m, 2) and returns scores (m, k) or classes (m,).
+    """
+    figure, (ax,) = _figure(1)
+    low, high = x.min(axis=0) - 0.1, x.max(axis=0) + 0.1
+    grid = np.stack(np.meshgrid(*(np.linspace(low[i], high[i], 300) for i in (0, 1))), axis=-1)
+    decided = np.asarray(predict(grid.reshape(-1, 2).astype(np.float32)))
+    classes = decided.argmax(axis=-1) if decided.ndim == 2 else decided
+    style = {"cmap": "viridis", "vmin": 0, "vmax": y.max()}
+    ax.pcolormesh(grid[..., 0], grid[..., 1], classes.reshape(grid.shape[:2]), alpha=0.35, **style)
+    ax.scatter(x[:, 0], x[:, 1], c=y, s=14, edgecolors="white", linewidths=0.4, **style)
+    ax.set(aspect="equal", title=title)
+    return figure
+
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Writes a figure, whole or not at all. Raises FileExistsError rather than overwrite a file."""
+    path = Path(path)
+    descriptor, half = tempfile.mkstemp(dir=path.parent, suffix=path.suffix or ".png")
+    os.close(descriptor)
+    try:
+        figure.savefig(half, dpi=150)
+        os.chmod(half, 0o644)
+        os.link(half, path)
+    finally:
+        os.unlink(half)
+
+
+def _figure(panels: int) -> tuple["Figure", list["Axes"]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'jnn[run]'") from error
+    figure = Figure(figsize=(5 * panels, 4), layout="constrained")
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes

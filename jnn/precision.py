@@ -1,0 +1,23 @@
+"""Arithmetic that keeps its digits: low-precision numbers are accumulated in float32."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def accumulator(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype in which numbers of `dtype` are summed: float32, or float64 for float64.
+
+    >>> accumulator(jnp.bfloat16)
+    dtype('float32')
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a @ b`, accumulated in float32 or wider and rounded once to the dtype of `a`.
+
+    >>> matmul(jnp.ones((2, 300), jnp.bfloat16), jnp.ones((300, 1), jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    return jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype)).astype(a.dtype)

@@ -1,0 +1,126 @@
+"""What a person sees in a terminal: the network as a table, and a run as it goes."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from jnn.layer import Cache, Eval, Layer, Mode, Params
+
+if TYPE_CHECKING:
+    from jnn.training import Progress
+
+
+def describe(record: "Progress") -> str:
+    """A record in one line.
+
+    >>> from jnn.training import Progress
+    >>> describe(Progress(90, 450, 2.0, 0.25, 0.9312, 51234.0, None, None))
+    'epoch 2/10  loss 0.2500  accuracy  93.12%  51k examples/s'
+    """
+    epochs = round(record.epoch * record.steps / record.step)
+    done = f"{record.epoch:.0f}" if record.epoch.is_integer() else f"{record.epoch:.1f}"
+    parts = [f"epoch {done}/{epochs}", f"loss {record.loss:.4f}"]
+    if record.accuracy is not None:
+        parts.append(f"accuracy {record.accuracy:7.2%}")
+    if record.validation is not None:
+        parts.append(f"validation loss {record.validation.loss:.4f}")
+        if record.validation.accuracy is not None:
+            parts.append(f"accuracy {record.validation.accuracy:7.2%}")
+    parts.append(f"{record.examples_per_second / 1000:.0f}k examples/s")
+    return "  ".join(parts)
+
+
+def follow(records: Iterable["Progress"]) -> Iterator["Progress"]:
+    """The same records, shown on stderr as they pass: one live line on a terminal.
+
+    Elsewhere (a file, CI), or where rich is not installed, a line for each epoch.
+    """
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        console = None
+    else:
+        console = Console(stderr=True)
+    if console is None or not console.is_terminal:
+        for record in records:
+            if record.epoch.is_integer():
+                print(describe(record), file=sys.stderr, flush=True)
+            yield record
+        return
+    columns = (BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console) as line:
+        task = line.add_task("compiling", total=None)
+        validation = None
+        for record in records:
+            validation = record.validation or validation
+            text = describe(record._replace(validation=validation))
+            line.update(task, description=text, completed=record.step, total=record.steps)
+            yield record
+
+
+class Row(NamedTuple):
+    """One leaf layer in a `summary`."""
+
+    path: str
+    layer: Layer
+    shape: tuple[int, ...]  # of the output, for one example
+    parameters: int
+    cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already
+
+
+def summary(net: Layer, x: Any) -> list[Row]:
+    """The leaves of a network as they meet an example like x[0]: shapes, parameters, cache bytes.
+
+    Nothing is computed: shapes are traced. Where two layers keep the same array, as a ReLU its
+    output and the Dense after it its input, it is counted once, with the first.
+
+    >>> import jax.numpy as jnp, jnn
+    >>> net = jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3))
+    >>> for row in summary(net, jnp.ones((1, 4))):
+    ...     print(row.path, row.shape, row.parameters, row.cache_bytes)
+    dense1 (16,) 80 16
+    relu1 (16,) 0 64
+    dense2 (3,) 51 0
+    """
+    rows: list[Row] = []
+    seen: list[Any] = []  # the arrays themselves: an id may be used again once they are gone
+
+    def record(path: str, layer: Layer, params: Params, y: Any, cache: Cache) -> None:
+        new = [leaf for leaf in jax.tree.leaves(cache) if not any(leaf is s for s in seen)]
+        seen.extend(new)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        rows.append(Row(path, layer, y.shape[1:], size, sum(leaf.nbytes for leaf in new)))
+
+    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+
+    def trace(key: jax.Array, x: jax.Array) -> jax.Array:
+        params, state = net.init(key, x)
+        return _recording(net, (), record).forward(params, x, Eval(state))[0]
+
+    jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Recorder(Layer):
+    """A leaf that tells what passes through it."""
+
+    path: str
+    layer: Layer
+    record: Callable[[str, Layer, Params, Any, Cache], None]
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        y, cache = self.layer.forward(params, x, mode)
+        self.record(self.path, self.layer, params, y, cache)
+        return y, cache
+
+
+def _recording(layer: Layer, path: tuple[str, ...], record: Callable[..., None]) -> Layer:
+    """The network with every leaf replaced by one that calls `record`."""
+    if not layer.children:
+        return _Recorder(".".join(path) or "net", layer, record)
+    return layer.map(lambda name, child: _recording(child, (*path, name), record))

@@ -1,0 +1,431 @@
+"""The compiled run: a generator of progress around one loop on the device."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.data.shuffle import shuffled
+from jnn.gradients import ValueAndGrads, autodiff, backprop
+from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, shape_of, unlike
+from jnn.losses import Loss, show_first
+from jnn.optimizers import Optimizer, apply_updates
+from jnn.report import follow
+
+Gradient = Callable[[Layer, Loss], ValueAndGrads]
+GRADIENTS: dict[str, Gradient] = {"backprop": backprop, "autodiff": autodiff}
+CHUNK_SECONDS = 0.2  # long beside the cost of a chunk, short beside human patience
+
+
+class RunState(NamedTuple):
+    """All that a run needs to go on: with the data, it determines every later step bit by bit."""
+
+    params: Params
+    state: State  # of the network, such as running moments
+    optimizer: Any  # the optimizer's state
+    step: jax.Array  # steps taken, () int32
+    key: jax.Array  # the run's; every step's randomness follows from it and the step
+    loss: jax.Array  # summed over the steps of this epoch, () float32
+    correct: jax.Array  # likewise, the fraction of right answers
+    first_bad: jax.Array  # the first step whose loss was not finite, or -1
+
+
+class Evaluation(NamedTuple):
+    """The mean over a whole data set; accuracy is None where the loss does not define it."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+class Progress(NamedTuple):
+    """Where a run stands at the end of a chunk."""
+
+    step: int  # steps taken
+    steps: int  # steps of the whole run
+    epoch: float  # epochs done: 2.5 is half-way through the third
+    loss: float  # the mean over the steps of the current epoch so far
+    accuracy: float | None  # likewise, of the training batches as they were met
+    examples_per_second: float  # of this chunk, compilation not counted
+    validation: Evaluation | None  # at the end of an epoch, where validation data were given
+    state: RunState | None  # to save, or to resume from; a history keeps none
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns."""
+
+    params: Params
+    state: State
+    history: list[Progress]
+
+
+class Diverged(ArithmeticError):
+    """The loss stopped being a finite number; `state` is the last that was good."""
+
+    def __init__(self, step: int, state: RunState):
+        super().__init__(
+            f"the loss was not finite at step {step}: the learning rate is probably too large, "
+            "try a tenth of it"
+        )
+        self.step, self.state = step, state
+
+
+def run(
+    net: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    data: tuple[Any, Any],
+    *,
+    epochs: int,
+    batch_size: int,
+    key: jax.Array | None = None,
+    resume: RunState | None = None,
+    validation: tuple[Any, Any] | None = None,
+    gradient: str | Gradient = "backprop",
+    chunk: int | None = None,
+) -> Iterator[Progress]:
+    """Trains, and tells how it goes: a generator that yields a `Progress` after each chunk of steps.
+
+    Everything around the steps is ordinary Python in the caller's loop: stop early by `break`,
+    print, save `progress.state`. Nothing is lost to donation: every yielded state stays valid.
+
+    A chunk is one compiled loop, shuffling and gathering included, whose trip count is an argument,
+    so that all chunk lengths share one compilation and give bit-identical parameters. With `chunk`
+    steps a chunk, it may run across epochs. Without, its length adapts to about a fifth of a
+    second and it ends with the epoch at the latest. With `validation` data chunks always end with
+    the epoch, and those data are then evaluated exactly.
+
+    Arguments
+        net, loss, optimizer   as everywhere; an optimizer is any (init, update) pair
+        data, validation       (x, y) arrays of equal length n, put on the device once
+        epochs, batch_size     every epoch is a fresh shuffle of n // batch_size whole batches; the
+                               n % batch_size examples left over are others each time
+        key                    jax.random.key(seed), from which all that is random is drawn
+        resume                 in place of `key`: a state that a run like this one yielded, to go on
+                               from to the end of `epochs` exactly as if it had never stopped
+        gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
+                               signature of those two
+        chunk                  steps for each chunk, or None to adapt
+
+    Raises ValueError (LayerError where a layer or the loss is at fault) at the call, before
+    anything is compiled, where an argument or the data cannot be right: lengths, dtypes, labels out
+    of range, numbers that are not finite. Raises Diverged where the loss stops being finite.
+
+    >>> import jnn
+    >>> train, test = jnn.data.digits()[1:3]
+    >>> net = jnn.Serial(jnn.Flatten(), jnn.Dense(32), jnn.ReLU(), jnn.Dense(10))
+    >>> for progress in run(net, jnn.SoftmaxCrossEntropy(), jnn.optimizers.momentum(0.1), train,
+    ...                     key=jax.random.key(0), epochs=4, batch_size=32):
+    ...     if progress.accuracy > 0.9:
+    ...         break
+    >>> progress.accuracy > 0.9
+    True
+    """
+    _check_whole("epochs", epochs)
+    _check_whole("batch_size", batch_size)
+    if chunk is not None:
+        _check_whole("chunk", chunk)
+    if isinstance(gradient, str) and gradient not in GRADIENTS:
+        raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
+    if (key is None) == (resume is None):
+        raise ValueError("give either key=jax.random.key(seed) or resume=a state, and not both")
+
+    arrays = _prepare("data", net, loss, data)
+    held_out = None if validation is None else _prepare("validation", net, loss, validation)
+    n = len(arrays[0])
+    if batch_size > n:
+        raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
+    if resume is None:
+        resume = start(net, optimizer, arrays[0], key)
+    elif problem := unlike(resume, jax.eval_shape(partial(start, net, optimizer, arrays[0]), resume.key)):
+        raise ValueError(f"resume is no state of this network and optimizer: {problem}")
+    elif (steps := epochs * (n // batch_size)) <= resume.step:
+        raise ValueError(
+            f"resume has taken {resume.step} steps and {epochs} epochs are {steps}; raise epochs"
+        )
+    advance = partial(
+        _advance,
+        net,
+        loss,
+        optimizer,
+        GRADIENTS[gradient] if isinstance(gradient, str) else gradient,
+        batch_size,
+        arrays,
+    )
+    return _chunks(net, loss, advance, resume, epochs, batch_size, n, held_out, chunk)
+
+
+def fit(
+    net: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    data: tuple[Any, Any],
+    *,
+    epochs: int,
+    batch_size: int,
+    progress: bool = True,
+    **options: Any,
+) -> Fitted:
+    """`run` to its end, with a live line on the terminal: returns params, state and history.
+
+    `options` are those of `run`. The history holds the Progress at the end of each epoch, without
+    its state. With `progress=False` nothing is shown.
+
+    >>> import jnn
+    >>> train, test = jnn.data.digits()[1:3]
+    >>> net = jnn.Serial(jnn.Flatten(), jnn.Dense(32), jnn.ReLU(), jnn.Dense(10))
+    >>> params, state, history = fit(
+    ...     net, jnn.SoftmaxCrossEntropy(), jnn.optimizers.momentum(0.1), train,
+    ...     key=jax.random.key(0), epochs=5, batch_size=32, progress=False)
+    >>> len(history), history[-1].accuracy > 0.9
+    (5, True)
+    """
+    records = run(net, loss, optimizer, data, epochs=epochs, batch_size=batch_size, **options)
+    history = []
+    for record in follow(records) if progress else records:
+        if record.epoch.is_integer():
+            history.append(record._replace(state=None))
+    return Fitted(record.state.params, record.state.state, history)
+
+
+def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
+    """The state before the first step, with parameters fresh from `key`, for examples like `x`.
+
+    `run(resume=start(...)._replace(params=mine))` trains parameters that came from elsewhere.
+    """
+    if not hasattr(key, "dtype") or not hasattr(key, "shape"):
+        raise ValueError(f"key is {key!r}; it must be a JAX key: jax.random.key({key!r})")
+    # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
+    init_key, run_key = jax.random.split(key)
+    params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    zero = jnp.zeros((), jnp.float32)
+    step = jnp.zeros((), jnp.int32)
+    return RunState(params, state, optimizer.init(params), step, run_key, zero, zero, step - 1)
+
+
+def evaluate(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[Any, Any],
+    *,
+    batch_size: int = 500,
+) -> Evaluation:
+    """The exact mean of loss and accuracy over any number of examples, in evaluation mode.
+
+    The last batch is filled up and what fills it weighs nothing, so the result does not depend on
+    `batch_size` but for rounding. Accuracy is NaN where a prediction is not finite.
+    Raises ValueError as `run` does.
+
+    >>> import jnn
+    >>> net, loss = jnn.Serial(jnn.Dense(2)), jnn.SoftmaxCrossEntropy()
+    >>> x, y = jnp.ones((7, 3)), jnp.zeros(7, int)
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> evaluate(net, loss, jax.tree.map(jnp.zeros_like, params), state, (x, y)).accuracy
+    1.0
+    """
+    _check_whole("batch_size", batch_size)
+    return _evaluate(net, loss, params, state, _prepare("data", net, loss, data), batch_size)
+
+
+def _chunks(
+    net: Layer,
+    loss: Loss,
+    advance: Callable[[RunState, int], RunState],
+    state: RunState,
+    epochs: int,
+    batch_size: int,
+    n: int,
+    validation: tuple[jax.Array, jax.Array] | None,
+    chunk: int | None,
+) -> Iterator[Progress]:
+    per_epoch = n // batch_size
+    step, steps = int(state.step), epochs * per_epoch
+    advance(state, 0)  # compiles, so that the first chunk's speed is that of the steps
+    length = chunk or 1
+    while step < steps:
+        left = steps - step
+        if chunk is None or validation is not None:
+            left = per_epoch - step % per_epoch
+        began = time.perf_counter()
+        following = advance(state, min(length, left))
+        now, loss_sum, correct_sum, first_bad = (
+            v.item()
+            for v in jax.device_get(
+                (following.step, following.loss, following.correct, following.first_bad)
+            )
+        )
+        seconds = time.perf_counter() - began
+        if first_bad >= 0:
+            raise Diverged(first_bad, state)
+        done = now - step
+        step, state = now, following
+        in_epoch = (step - 1) % per_epoch + 1
+        at_end = in_epoch == per_epoch
+        yield Progress(
+            step=step,
+            steps=steps,
+            epoch=step / per_epoch,
+            loss=loss_sum / in_epoch,
+            accuracy=correct_sum / in_epoch if _scores(loss) else None,
+            examples_per_second=done * batch_size / seconds,
+            validation=_evaluate(net, loss, state.params, state.state, validation, 500)
+            if at_end and validation is not None
+            else None,
+            state=state,
+        )
+        if chunk is None:
+            length = max(1, min(4 * length, int(done * CHUNK_SECONDS / seconds)))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _advance(
+    net: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    gradient: Gradient,
+    batch_size: int,
+    data: tuple[jax.Array, jax.Array],
+    state: RunState,
+    steps: jax.Array,
+) -> RunState:
+    """`steps` steps of training, as one loop."""
+    x, y = data
+    n = len(x)
+    per_epoch = n // batch_size
+    value_and_grads = gradient(_Watched(net), loss)
+    shuffle_key, step_key = jax.random.split(state.key)
+    seed = jax.random.bits(shuffle_key, (2,))
+
+    def step(_: jax.Array, s: RunState) -> RunState:
+        epoch, batch = s.step // per_epoch, s.step % per_epoch
+        index = shuffled(seed, epoch, batch * batch_size + jnp.arange(batch_size), n)
+        xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
+        mode = Train(jax.random.fold_in(step_key, s.step))
+        (value, (cache, prediction)), grads = value_and_grads(s.params, xs, ys, mode)
+        updates, opt = optimizer.update(grads, s.optimizer, s.params)
+        value = value.astype(jnp.float32)
+        correct = loss.correct(prediction, ys)
+        correct = jnp.float32(0) if correct is None else correct.mean()
+        fresh = batch == 0
+        return RunState(
+            params=apply_updates(s.params, updates),
+            state=net.observe(s.state, cache),
+            optimizer=opt,
+            step=s.step + 1,
+            key=s.key,
+            loss=jnp.where(fresh, 0, s.loss) + value,
+            correct=jnp.where(fresh, 0, s.correct) + correct,
+            first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
+        )
+
+    return jax.lax.fori_loop(0, steps, step, state)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 5))
+def _sums(
+    net: Layer, loss: Loss, params: Params, state: State, data: tuple[jax.Array, jax.Array], batch: int
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and right answers summed over a data set, batch by batch."""
+    n = len(data[0])
+
+    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        position = i * batch + jnp.arange(batch)
+        xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
+        prediction, _ = net.forward(params, xs, Eval(state))
+        values, _ = loss.each().forward(prediction, ys)
+        correct = loss.correct(prediction, ys)
+        return tuple(
+            total + jnp.where(position < n, v, 0).sum(dtype=jnp.float32)
+            for total, v in zip(sums, (values, 0 if correct is None else correct), strict=True)
+        )
+
+    zero = jnp.zeros((), jnp.float32)
+    return jax.lax.fori_loop(0, -(-n // batch), add, (zero, zero))
+
+
+def _evaluate(
+    net: Layer, loss: Loss, params: Params, state: State, data: tuple[jax.Array, jax.Array], batch: int
+) -> Evaluation:
+    n = len(data[0])
+    value, correct = jax.device_get(_sums(net, loss, params, state, data, min(batch, n)))
+    return Evaluation(float(value) / n, float(correct) / n if _scores(loss) else None, n)
+
+
+def _scores(loss: Loss) -> bool:
+    return type(loss).correct is not Loss.correct
+
+
+@dataclass(frozen=True)
+class _Watched(Layer):
+    """A network whose cache also holds its output, so that a run can score it."""
+
+    net: Layer
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        y, cache = self.net.forward(params, x, mode)
+        return y, (cache, y)
+
+    def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
+        return self.net.backward(params, cache[0], dy)
+
+
+def _prepare(
+    name: str, net: Layer, loss: Loss, data: tuple[Any, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """The data on the device, once everything that can be wrong with their values was ruled out."""
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
+    x, y = (_host(f"{name}.{part}", v) for part, v in zip("xy", data, strict=True))
+    if len(x) != len(y):
+        raise ValueError(f"{name} has {len(x)} examples in x and {len(y)} in y; they must agree")
+    if len(x) == 0:
+        raise ValueError(f"{name} holds no examples; there must be at least one")
+    shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+    def predict(key: jax.Array, x: jax.Array) -> jax.Array:
+        params, state = net.init(key, x)
+        return net.forward(params, x, Eval(state))[0]
+
+    loss.check_values(jax.eval_shape(predict, jax.eval_shape(jax.random.key, 0), shape), y)
+    return _device(data[0], x), _device(data[1], y)
+
+
+def _host(name: str, v: Any) -> np.ndarray:
+    """The array, seen from the host, if its dtype and its numbers are fit for training."""
+    array = np.asarray(v)
+    if array.ndim == 0 or not jnp.issubdtype(array.dtype, jnp.number):
+        raise ValueError(f"{name} is {shape_of(array)}; it must be an array of numbers, (n, ...)")
+    if jnp.issubdtype(array.dtype, jnp.inexact) and (bad := ~np.isfinite(array)).any():
+        raise ValueError(
+            f"{name} holds {bad.sum()} numbers that are not finite, the first being "
+            f"{show_first(array, bad)}; remove or fill them"
+        )
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if jnp.issubdtype(narrow, jnp.integer):
+        limits = np.iinfo(narrow)
+        if (bad := (array < limits.min) | (array > limits.max)).any():
+            raise ValueError(
+                f"{name} holds {show_first(array, bad)}, which {narrow} cannot; "
+                "use smaller numbers, or switch on jax_enable_x64"
+            )
+    return array
+
+
+def _device(v: Any, host: np.ndarray) -> jax.Array:
+    if isinstance(v, jax.Array):
+        return v
+    # A copy of our own: JAX may go on reading a numpy array that its owner has overwritten.
+    return jax.device_put(np.array(host, jax.dtypes.canonicalize_dtype(host.dtype), copy=True))
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")

@@ -2,66 +2,239 @@
 
 import argparse
 import difflib
-import os
-import re
+import math
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 
-from jnn import data, optimizers, plots, schedules
+from jnn import data, plots
 from jnn.compose import Serial
 from jnn.gradcheck import check_network
 from jnn.initializers import he_normal, lecun_normal
 from jnn.layer import Layer, Train
 from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
-from jnn.losses import SoftmaxCrossEntropy
-from jnn.report import follow, show_summary
-from jnn.training import GRADIENTS, Diverged, evaluate, run
+from jnn.losses import Loss, SoftmaxCrossEntropy
+from jnn.optimizers import Optimizer, momentum, sgd
+from jnn.report import follow, print_summary
+from jnn.schedules import cosine
+from jnn.training import GRADIENTS, evaluate, run, start
 
-DATASETS = ("digits", "spiral", "mnist")
 ACTIVATIONS = {"relu": ReLU(), "leaky-relu": LeakyReLU(), "tanh": Tanh(), "sigmoid": Sigmoid()}
-OPTIMIZERS = {"sgd": optimizers.sgd, "momentum": optimizers.momentum}
+OPTIMIZERS = {"sgd": sgd, "momentum": momentum}
 DEFAULTS = {
     "digits": {"hidden": (256, 256, 256), "lr": 0.1, "epochs": 30, "batch_size": 32},
     "spiral": {"hidden": (100,), "lr": 0.1, "epochs": 200, "batch_size": 50},
     "mnist": {"hidden": (512, 512), "lr": 0.1, "epochs": 10, "batch_size": 128},
 }
-CHECKED = 8  # examples for the gradient check: enough for every term, few enough to be quick
+CHECKED = 8  # examples for the gradient check: enough to meet every term, few enough to be quick
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, brought into Python as Ctrl-C is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status. Every failure is one sentence on stderr."""
-    options = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    """Runs the command and returns the exit status; every failure is one sentence on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
+        options = _parser().parse_args(argv)
         return train(options)
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
         print(f"jnn: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("jnn: stopped before training began", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print("\njnn: stopped before training began", file=sys.stderr)
+        return _interrupted(error)
 
 
 def train(options: argparse.Namespace) -> int:
-    """Loads the data, shows the network, checks its gradients, trains it and tests it."""
-    if options.picture and options.picture.exists():
-        raise FileExistsError(f"{options.picture} exists; name a file that does not")
+    """Shows the network, checks its gradients on the data, trains it and tests it."""
+    if options.picture is not None:
+        plots.check_new(options.picture)
     dataset = _load(options)
     for name, value in DEFAULTS[options.dataset].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    net, loss, optimizer = _ingredients(options, dataset)
+    start_key, check_key = jax.random.split(jax.random.key(options.seed))
+    state = start(net, optimizer, dataset.train.x, start_key)
+    records = run(
+        net,
+        loss,
+        optimizer,
+        dataset.train,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        gradient=options.gradient,
+        resume=state,
+    )
+
     shape = "x".join(str(size) for size in dataset.train.x.shape[1:])
     print(
         f"{dataset.name}: {len(dataset.train.x)} training and {len(dataset.test.x)} test examples "
         f"of {shape}, {dataset.classes} classes"
     )
-    net = _network(options, dataset.classes)
-    loss = SoftmaxCrossEntropy()
-    show_summary(net, dataset.train.x)
+    print_summary(net, dataset.train.x)
+    x, y = (v[:CHECKED] for v in dataset.train)
+    check = check_network(net, loss, state.params, x, y, Train(check_key), key=check_key)
+    print(check)
+    if not check:
+        return 1
 
-    init_key, run_key, check_key = jax.random.split(jax.random.key(options.seed), 3)
+    history, status, began = [], 0, time.perf_counter()
+    try:
+        for record in follow(records):
+            state = record.state or state
+            history.append(record._replace(state=None))
+    except KeyboardInterrupt as error:
+        status = _interrupted(error)
+        done = f"{history[-1].epoch:.1f}" if history else "0"
+        print(f"\njnn: stopped after {done} of {options.epochs} epochs", file=sys.stderr)
+    seconds = time.perf_counter() - began
+    result = evaluate(net, loss, state.params, state.state, dataset.test)
+    print(
+        f"test accuracy {result.accuracy:.2%} of {result.examples} examples, "
+        f"loss {result.loss:.4f}, after {seconds:.1f} s of training"
+    )
+    if options.picture is not None and history:
+        epochs = [record for record in history if record.epoch.is_integer()] or history
+        title = f"{dataset.name}: test accuracy {result.accuracy:.2%}"
+        plots.save(plots.learning_curves(epochs, title), options.picture)
+        print(f"learning curves in {options.picture}")
+    return status
+
+
+def _load(options: argparse.Namespace) -> data.Dataset:
+    if options.dataset == "mnist":
+        if options.data_dir is None:
+            raise ValueError("mnist needs --data-dir DIR, the folder that holds its four files")
+        return data.mnist(options.data_dir)
+    if options.data_dir is not None:
+        raise ValueError(f"--data-dir is for mnist; {options.dataset} is built in: leave it out")
+    return {"digits": data.digits, "spiral": data.spiral}[options.dataset]()
+
+
+def _ingredients(
+    options: argparse.Namespace, dataset: data.Dataset
+) -> tuple[Layer, Loss, Optimizer]:
+    activation = ACTIVATIONS[options.activation]
+    weight = he_normal if isinstance(activation, ReLU | LeakyReLU) else lecun_normal
+    layers = [Flatten()] if dataset.train.x.ndim > 2 else []
+    for width in options.hidden:
+        layers += [Dense(width, weight=weight), activation]
+    net = Serial(*layers, Dense(dataset.classes, weight=lecun_normal))
+    lr = options.lr
+    if options.schedule == "cosine":
+        lr = cosine(lr, max(1, options.epochs * (len(dataset.train.x) // options.batch_size)))
+    return net, SoftmaxCrossEntropy(), OPTIMIZERS[options.optimizer](lr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jnn",
+        description="Neural networks whose hand-written gradients are checked before they train.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    defaults = "\n".join(
+        f"  {name:<8}--hidden {','.join(map(str, d['hidden'])):<13}--lr {d['lr']}  "
+        f"--epochs {d['epochs']:<5}--batch-size {d['batch_size']}"
+        for name, d in DEFAULTS.items()
+    )
+    sub = commands.add_parser(
+        "train",
+        help="train a classifier on real images from one command",
+        description="Prints the network as a table, checks its hand-written gradients against "
+        "jax.grad and finite differences on the data, trains it, and tests it.",
+        epilog=f"defaults by data set:\n{defaults}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = sub.add_argument
+    add("dataset", nargs="?", choices=DEFAULTS, default="digits", help="default: digits, built in")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the MNIST files, plain or .gz")
+    add("--hidden", type=_widths, metavar="N,N", help="widths of the hidden layers")
+    add("--activation", choices=ACTIVATIONS, default="relu", help="default: relu")
+    add("--optimizer", choices=OPTIMIZERS, default="momentum", help="default: momentum, mu 0.9")
+    add("--lr", type=_rate, metavar="X", help="learning rate at the first step")
+    add(
+        "--schedule",
+        choices=("cosine", "constant"),
+        default="cosine",
+        help="what becomes of it: falls to 0 at the end (default), or stays",
+    )
+    add("--epochs", type=_whole, metavar="N", help="passes over the training examples")
+    add("--batch-size", type=_whole, metavar="N", help="examples for each step")
+    add("--seed", type=_seed, metavar="N", default=0, help="all that is random follows; default: 0")
+    add(
+        "--gradient",
+        choices=GRADIENTS,
+        default="backprop",
+        help="hand-written (default), or jax.grad of the same network",
+    )
+    add("--picture", type=Path, metavar="FILE", help="draw the learning curves, .png, .svg or .pdf")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, and what was probably meant."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        # Before argparse takes the value of a misspelt option for an argument of its own.
+        options = self._option_string_actions
+        for name in (argument.split("=")[0] for argument in args or ()):
+            if self._subparsers is None and name.startswith("--") and name not in options:
+                close = difflib.get_close_matches(name, options, n=1)
+                mend = f"did you mean {close[0]}?" if close else f"it has {', '.join(options)}"
+                self.error(f"there is no option {name}; {mend}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _whole(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
+    return int(text)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(_whole(width) for width in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of widths such as 512,512"
+        ) from None
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return rate
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    """The exit status that shells expect of a stopped process."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)

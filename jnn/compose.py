@@ -104,6 +104,8 @@ class Serial(Layer):
     def _check(self, params: Params, mode: Mode) -> None:
         if not isinstance(mode, Train | Eval):
             fail(self, f"mode is {mode!r}; it must be jnn.Train(key) or jnn.Eval(state)")
+        if isinstance(mode, Eval) and mode.state != () and not isinstance(mode.state, Mapping):
+            fail(self, f"the state of mode is {describe(mode.state)}; it must be as init makes it")
         names = [name for name, _ in self.layers]
         if not isinstance(params, Mapping):
             fail(self, f"params is {describe(params)}; it must be a dict by layer names {names}")
@@ -143,4 +145,4 @@ def _fold(key: jax.Array, name: str) -> jax.Array:
 def _child_mode(mode: Mode, name: str) -> Mode:
     if isinstance(mode, Train):
         return Train(_fold(mode.key, name))
-    return Eval(mode.state[name] if name in mode.state else {})
+    return Eval(dict(mode.state).get(name, {}))

@@ -7,7 +7,6 @@ position in it). A leaf layer states those terms, its *factors*, and `grad` sums
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jnn.precision import matmul
 
@@ -47,6 +46,7 @@ def is_factor(node: object) -> bool:
 def grad(factor: Factor) -> jax.Array:
     """The gradient: the factor summed over examples and positions.
 
+    >>> import jax.numpy as jnp
     >>> grad(Outer(a=jnp.ones((5, 2)), d=jnp.ones((5, 3)))).tolist()
     [[5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]
     >>> grad(Affine(h=None, d=jnp.ones((5, 3)))).tolist()

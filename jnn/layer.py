@@ -46,7 +46,8 @@ class LayerError(ValueError):
 
     def __init__(self, layer: object, problem: str):
         super().__init__(problem)
-        self.layer, self.problem, self.path = layer, problem, ()
+        self.layer, self.problem = layer, problem
+        self.path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = f"{'.'.join(self.path)} = " if self.path else ""
@@ -165,10 +166,10 @@ def describe(params: Any) -> str:
     return f"a {type(params).__name__}"
 
 
-def floating(layer: object, x: Any) -> jax.Array:
-    """`x` as an array of floating-point numbers, or an error.
+def check_floating(layer: object, x: Any) -> None:
+    """Refuses an `x` that holds no floating-point numbers; a jax.ShapeDtypeStruct will do.
 
-    Integer input is refused rather than cast: uint8 images would wrap around in arithmetic.
+    Integers are refused rather than cast: uint8 images would wrap around in arithmetic.
     """
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         fail(layer, f"x is a {type(x).__name__}; it must be an array of floating-point numbers")
@@ -178,6 +179,11 @@ def floating(layer: object, x: Any) -> jax.Array:
             f"x is {shape_of(x)}; it must hold floating-point numbers: cast it first, "
             "x.astype(jnp.float32), and scale it (images: divide by 255)",
         )
+
+
+def floating(layer: object, x: Any) -> jax.Array:
+    """`x` as an array of floating-point numbers, or an error."""
+    check_floating(layer, x)
     return jnp.asarray(x)
 
 

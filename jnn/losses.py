@@ -222,7 +222,9 @@ class SoftmaxCrossEntropy(Loss):
         classes = prediction.shape[-1]
         wrong = (target < 0) | (target >= classes)
         if wrong.any():
-            mend = "subtract 1 from labels that start at 1" if target.min() == 1 else "mend the data"
+            mend = (
+                "subtract 1 from labels that start at 1" if target.min() == 1 else "mend the data"
+            )
             self.fail(
                 f"{wrong.sum()} of {target.size} labels lie outside 0..{classes - 1}, the first "
                 f"being {show_first(target, wrong)}; {mend}, or give the last layer more outputs"

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ def learning_curves(history: Sequence["Progress"], title: str = "") -> "Figure":
         if validated:
             values = [getattr(evaluation, quantity) for _, evaluation in validated]
             ax.plot([epoch for epoch, _ in validated], values, label="validation")
-            ax.legend(frameon=False)
         ax.set(xlabel="epoch", ylabel=quantity)
+        ax.legend(frameon=False)
     axes[0].set(yscale="log")
     figure.suptitle(title)
     return figure
@@ -52,9 +52,50 @@ def decision_boundary(
     return figure
 
 
-def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Writes a figure, whole or not at all. Raises FileExistsError rather than overwrite a file."""
+def lines(curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> "Figure":
+    """Named curves over 1, 2, 3, ... on a logarithmic scale, as for losses by epoch."""
+    figure, (ax,) = _figure(1)
+    from matplotlib.ticker import MaxNLocator
+
+    for name, values in curves.items():
+        ax.plot(range(1, len(values) + 1), values, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False)
+    return figure
+
+
+def images(
+    pictures: np.ndarray, titles: Sequence[str], columns: int, signed: Sequence[bool]
+) -> "Figure":
+    """Small images (m, height, width) in rows; a signed one runs from blue over white to red."""
+    rows = -(-len(pictures) // columns)
+    figure = _new_figure(figsize=(1.2 * columns, 1.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in grid:
+        ax.axis("off")
+    for ax, picture, title, is_signed in zip(grid, pictures, titles, signed, strict=False):
+        most = abs(picture).max()
+        ax.imshow(
+            picture, cmap="RdBu_r" if is_signed else "gray_r", vmin=-most * is_signed, vmax=most
+        )
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+def check_new(path: str | os.PathLike[str]) -> None:
+    """Raises an OSError where `save` could not write: before the work whose result it would be."""
     path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder; make it first")
+
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Writes a figure, whole or not at all. Raises FileExistsError rather than overwrite."""
+    path = Path(path)
+    check_new(path)
     descriptor, half = tempfile.mkstemp(dir=path.parent, suffix=path.suffix or ".png")
     os.close(descriptor)
     try:
@@ -66,12 +107,17 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
 
 
 def _figure(panels: int) -> tuple["Figure", list["Axes"]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'jnn[run]'") from error
-    figure = Figure(figsize=(5 * panels, 4), layout="constrained")
+    figure = _new_figure(figsize=(5 * panels, 4), layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _new_figure(**options: Any) -> "Figure":
+    try:
+        # Not pyplot: a figure of its own changes no global state and opens no window.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'jnn[run]'") from error
+    return Figure(**options)

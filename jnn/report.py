@@ -10,6 +10,8 @@ import jax
 from jnn.layer import Cache, Eval, Layer, Mode, Params
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from jnn.training import Progress
 
 
@@ -40,17 +42,22 @@ def follow(records: Iterable["Progress"]) -> Iterator["Progress"]:
     """
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        console = None
-    else:
-        console = Console(stderr=True)
-    if console is None or not console.is_terminal:
-        for record in records:
-            if record.epoch.is_integer():
-                print(describe(record), file=sys.stderr, flush=True)
-            yield record
-        return
+        return _each_epoch(records)
+    console = Console(stderr=True)
+    return _live(records, console) if console.is_terminal else _each_epoch(records)
+
+
+def _each_epoch(records: Iterable["Progress"]) -> Iterator["Progress"]:
+    for record in records:
+        if record.epoch.is_integer():
+            print(describe(record), file=sys.stderr, flush=True)
+        yield record
+
+
+def _live(records: Iterable["Progress"], console: "Console") -> Iterator["Progress"]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console) as line:
         task = line.add_task("compiling", total=None)
@@ -103,6 +110,29 @@ def summary(net: Layer, x: Any) -> list[Row]:
 
     jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
     return rows
+
+
+def print_summary(net: Layer, x: Any) -> None:
+    """Prints `summary(net, x)` as a table, with totals. Needs rich (`pip install 'jnn[run]'`)."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError as error:
+        raise ImportError("tables need rich: pip install 'jnn[run]'") from error
+    rows = summary(net, x)
+    table = Table(show_footer=True)
+    table.add_column("layer", footer="total")
+    table.add_column("")
+    table.add_column("output", justify="right")
+    size, kept = sum(row.parameters for row in rows), sum(row.cache_bytes for row in rows)
+    table.add_column("parameters", f"{size:,}", justify="right")
+    table.add_column("cache bytes\nper example", f"{kept:,}", justify="right")
+    for row in rows:
+        shape = "x".join(str(d) for d in row.shape)
+        table.add_row(
+            row.path, repr(row.layer), shape, f"{row.parameters:,}", f"{row.cache_bytes:,}"
+        )
+    Console().print(table)
 
 
 @dataclass(frozen=True)

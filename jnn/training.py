@@ -32,7 +32,7 @@ class RunState(NamedTuple):
     key: jax.Array  # the run's; every step's randomness follows from it and the step
     loss: jax.Array  # summed over the steps of this epoch, () float32
     correct: jax.Array  # likewise, the fraction of right answers
-    first_bad: jax.Array  # the first step whose loss was not finite, or -1
+    first_bad: jax.Array  # the first step that was not finite, or -1
 
 
 class Evaluation(NamedTuple):
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
     accuracy: float | None  # likewise, of the training batches as they were met
     examples_per_second: float  # of this chunk, compilation not counted
     validation: Evaluation | None  # at the end of an epoch, where validation data were given
-    state: RunState | None  # to save, or to resume from; a history keeps none
+    state: Any  # a RunState to save or to resume from; None in a history, which keeps none
 
 
 class Fitted(NamedTuple):
@@ -65,11 +65,11 @@ class Fitted(NamedTuple):
 
 
 class Diverged(ArithmeticError):
-    """The loss stopped being a finite number; `state` is the last that was good."""
+    """Loss or parameters stopped being finite numbers; `state` is the last that was good."""
 
     def __init__(self, step: int, state: RunState):
         super().__init__(
-            f"the loss was not finite at step {step}: the learning rate is probably too large, "
+            f"the loss or the parameters were not finite at step {step}: the learning rate is probably too large, "
             "try a tenth of it"
         )
         self.step, self.state = step, state
@@ -89,10 +89,10 @@ def run(
     gradient: str | Gradient = "backprop",
     chunk: int | None = None,
 ) -> Iterator[Progress]:
-    """Trains, and tells how it goes: a generator that yields a `Progress` after each chunk of steps.
+    """Trains, and tells how it goes: a generator that yields a `Progress` after each chunk.
 
-    Everything around the steps is ordinary Python in the caller's loop: stop early by `break`,
-    print, save `progress.state`. Nothing is lost to donation: every yielded state stays valid.
+    Everything around the compiled steps is ordinary Python in the caller's loop: stop early by
+    `break`, print, save `progress.state`. Nothing is lost to donation: every yielded state stays valid.
 
     A chunk is one compiled loop, shuffling and gathering included, whose trip count is an argument,
     so that all chunk lengths share one compilation and give bit-identical parameters. With `chunk`
@@ -100,21 +100,21 @@ def run(
     second and it ends with the epoch at the latest. With `validation` data chunks always end with
     the epoch, and those data are then evaluated exactly.
 
-    Arguments
-        net, loss, optimizer   as everywhere; an optimizer is any (init, update) pair
-        data, validation       (x, y) arrays of equal length n, put on the device once
-        epochs, batch_size     every epoch is a fresh shuffle of n // batch_size whole batches; the
-                               n % batch_size examples left over are others each time
-        key                    jax.random.key(seed), from which all that is random is drawn
-        resume                 in place of `key`: a state that a run like this one yielded, to go on
-                               from to the end of `epochs` exactly as if it had never stopped
-        gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
-                               signature of those two
-        chunk                  steps for each chunk, or None to adapt
+    net, loss, optimizer   as everywhere; an optimizer is any (init, update) pair
+    data, validation       (x, y) arrays of equal length n, put on the device once
+    epochs, batch_size     every epoch is a fresh shuffle of n // batch_size whole batches; the
+                           n % batch_size examples left over are others each time
+    key                    jax.random.key(seed), from which all that is random is drawn
+    resume                 in place of `key`: a state that a run like this one yielded, to go on
+                           from to the end of `epochs` exactly as if it had never stopped
+    gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
+                           signature of those two
+    chunk                  steps for each chunk, or None to adapt
 
     Raises ValueError (LayerError where a layer or the loss is at fault) at the call, before
     anything is compiled, where an argument or the data cannot be right: lengths, dtypes, labels out
-    of range, numbers that are not finite. Raises Diverged where the loss stops being finite.
+    of range, numbers that are not finite. Raises Diverged where the loss or the parameters stop
+    being finite.
 
     >>> import jnn
     >>> train, test = jnn.data.digits()[1:3]
@@ -132,21 +132,24 @@ def run(
         _check_whole("chunk", chunk)
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
-    if (key is None) == (resume is None):
-        raise ValueError("give either key=jax.random.key(seed) or resume=a state, and not both")
 
     arrays = _prepare("data", net, loss, data)
     held_out = None if validation is None else _prepare("validation", net, loss, validation)
     n = len(arrays[0])
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
-    if resume is None:
-        resume = start(net, optimizer, arrays[0], key)
-    elif problem := unlike(resume, jax.eval_shape(partial(start, net, optimizer, arrays[0]), resume.key)):
-        raise ValueError(f"resume is no state of this network and optimizer: {problem}")
-    elif (steps := epochs * (n // batch_size)) <= resume.step:
+    if resume is None and key is not None:
+        state = start(net, optimizer, arrays[0], key)
+    elif resume is not None and key is None:
+        state = resume
+        fresh = jax.eval_shape(partial(start, net, optimizer, arrays[0]), state.key)
+        if problem := unlike(state, fresh):
+            raise ValueError(f"resume is no state of this network and optimizer: {problem}")
+    else:
+        raise ValueError("give either key=jax.random.key(seed) or resume=a state, not both")
+    if (steps := epochs * (n // batch_size)) <= state.step:
         raise ValueError(
-            f"resume has taken {resume.step} steps and {epochs} epochs are {steps}; raise epochs"
+            f"resume has taken {state.step} steps and {epochs} epochs are {steps}; raise epochs"
         )
     advance = partial(
         _advance,
@@ -157,7 +160,7 @@ def run(
         batch_size,
         arrays,
     )
-    return _chunks(net, loss, advance, resume, epochs, batch_size, n, held_out, chunk)
+    return _chunks(net, loss, advance, state, epochs, batch_size, n, held_out, chunk)
 
 
 def fit(
@@ -186,11 +189,13 @@ def fit(
     (5, True)
     """
     records = run(net, loss, optimizer, data, epochs=epochs, batch_size=batch_size, **options)
-    history = []
+    history: list[Progress] = []
+    state: Any = None
     for record in follow(records) if progress else records:
+        state = record.state
         if record.epoch.is_integer():
             history.append(record._replace(state=None))
-    return Fitted(record.state.params, record.state.state, history)
+    return Fitted(state.params, state.state, history)
 
 
 def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
@@ -296,8 +301,7 @@ def _advance(
     steps: jax.Array,
 ) -> RunState:
     """`steps` steps of training, as one loop."""
-    x, y = data
-    n = len(x)
+    n = len(data[0])
     per_epoch = n // batch_size
     value_and_grads = gradient(_Watched(net), loss)
     shuffle_key, step_key = jax.random.split(state.key)
@@ -325,12 +329,21 @@ def _advance(
             first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
         )
 
-    return jax.lax.fori_loop(0, steps, step, state)
+    state = jax.lax.fori_loop(0, steps, step, state)
+    # The loss of the next step would tell, but there may be none.
+    finite = jax.tree.map(lambda p: jnp.isfinite(p).all(), state.params)
+    broken = ~jax.tree.reduce(jnp.logical_and, finite, jnp.array(True)) & (state.first_bad < 0)
+    return state._replace(first_bad=jnp.where(broken, state.step - 1, state.first_bad))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 5))
 def _sums(
-    net: Layer, loss: Loss, params: Params, state: State, data: tuple[jax.Array, jax.Array], batch: int
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[jax.Array, jax.Array],
+    batch: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and right answers summed over a data set, batch by batch."""
     n = len(data[0])
@@ -341,17 +354,23 @@ def _sums(
         prediction, _ = net.forward(params, xs, Eval(state))
         values, _ = loss.each().forward(prediction, ys)
         correct = loss.correct(prediction, ys)
-        return tuple(
-            total + jnp.where(position < n, v, 0).sum(dtype=jnp.float32)
-            for total, v in zip(sums, (values, 0 if correct is None else correct), strict=True)
+        value, right = (
+            jnp.where(position < n, v, 0).sum(dtype=jnp.float32)
+            for v in (values, 0 if correct is None else correct)
         )
+        return sums[0] + value, sums[1] + right
 
     zero = jnp.zeros((), jnp.float32)
     return jax.lax.fori_loop(0, -(-n // batch), add, (zero, zero))
 
 
 def _evaluate(
-    net: Layer, loss: Loss, params: Params, state: State, data: tuple[jax.Array, jax.Array], batch: int
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[jax.Array, jax.Array],
+    batch: int,
 ) -> Evaluation:
     n = len(data[0])
     value, correct = jax.device_get(_sums(net, loss, params, state, data, min(batch, n)))
@@ -388,7 +407,6 @@ def _prepare(
     if len(x) == 0:
         raise ValueError(f"{name} holds no examples; there must be at least one")
     shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
-
 
     def predict(key: jax.Array, x: jax.Array) -> jax.Array:
         params, state = net.init(key, x)

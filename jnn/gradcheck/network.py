@@ -67,6 +67,9 @@ def check_network(
     hand-written pass but none of the backward. The slope of the loss along a random direction in
     each parameter, by finite differences, must agree to a few error bars; it owes autodiff nothing.
 
+    The parameters are first moved by about one percent, at random: where biases are still zero a
+    ReLU may sit exactly on its kink (an input of zeros is enough), and has no slope there.
+
     x64 is switched on inside and only there, so that it is safe in a float32 program.
 
     >>> import jnn
@@ -80,7 +83,7 @@ def check_network(
     """
     with jax.enable_x64(True):
         params, x, mode = (jax.tree.map(_to_float64, tree) for tree in (params, x, mode))
-        results = jax.device_get(_compare(net, loss, params, jnp.asarray(x), y, mode, key))
+        results = jax.device_get(_compare(net, loss, params, x, y, mode, key))
     leaves = jax.tree.leaves_with_path(params)
     return GradientCheck(
         tuple(
@@ -96,22 +99,27 @@ def _compare(
     net: Layer, loss: Loss, params: Params, x: jax.Array, y: jax.Array, mode: Mode, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The columns of LeafCheck, one entry for each leaf of the parameters."""
+    leaves, structure = jax.tree.flatten(params)
+    # A unit of movement: a weight's typical size; for biases of 0, one.
+    units = jnp.stack([_size(_norm(p) / math.sqrt(p.size)) for p in leaves])
+    us, vs = (
+        [
+            unit * jax.random.normal(jax.random.fold_in(k, i), p.shape, p.dtype)
+            for i, (p, unit) in enumerate(zip(leaves, units, strict=True))
+        ]
+        for k in jax.random.split(key)
+    )
+    leaves = [p + 0.01 * v for p, v in zip(leaves, vs, strict=True)]
     hand, auto = (
-        jax.tree.leaves(gradient(net, loss)(params, x, y, mode)[1])
+        jax.tree.leaves(gradient(net, loss)(structure.unflatten(leaves), x, y, mode)[1])
         for gradient in (backprop, autodiff)
     )
-    leaves, structure = jax.tree.flatten(params)
-    # A step along u moves a weight by about its own size; a bias of 0, by one.
-    steps = jnp.stack([_size(_norm(p) / math.sqrt(p.size)) for p in leaves])
-    us = [
-        step * jax.random.normal(jax.random.fold_in(key, i), p.shape, p.dtype)
-        for i, (p, step) in enumerate(zip(leaves, steps, strict=True))
-    ]
     predicted = jnp.stack([jnp.vdot(g, u) for g, u in zip(hand, us, strict=True)])
 
     def along(i: jax.Array) -> Slope:
         def value(t: jax.Array) -> jax.Array:
-            moved = [jnp.where(i == j, p + t * u, p) for j, (p, u) in enumerate(zip(leaves, us))]
+            pairs = zip(leaves, us, strict=True)
+            moved = [jnp.where(i == j, p + t * u, p) for j, (p, u) in enumerate(pairs)]
             return loss.forward(net.forward(structure.unflatten(moved), x, mode)[0], y)[0]
 
         return slope(value)
@@ -121,8 +129,8 @@ def _compare(
     distance = jnp.stack([_norm(h - a) for h, a in zip(hand, auto, strict=True)])
     return (
         distance / norms,
-        jnp.abs(predicted - measured.value) / (norms * steps),
-        measured.error / (norms * steps),
+        jnp.abs(predicted - measured.value) / (norms * units),
+        measured.error / (norms * units),
     )
 
 

@@ -8,7 +8,18 @@ import jax
 
 from jnn.factors import Affine, Factor, Outer
 from jnn.initializers import Initializer, he_normal, zeros
-from jnn.layer import Layer, Mode, Params, State, check_cotangent, describe, fail, floating, shape_of
+from jnn.layer import (
+    Layer,
+    Mode,
+    Params,
+    State,
+    check_cotangent,
+    check_floating,
+    describe,
+    fail,
+    floating,
+    shape_of,
+)
 from jnn.precision import matmul
 
 
@@ -45,6 +56,7 @@ class Dense(Layer):
             fail(self, f"features is {self.features!r}; it must be a positive integer")
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
+        check_floating(self, x)
         if x.ndim < 1:
             fail(self, "x has no axes; its last axis must hold the inputs: (n, ..., in)")
         params = {"w": self.weight(key, (x.shape[-1], self.features), x.dtype)}
@@ -65,8 +77,10 @@ class Dense(Layer):
         return matmul(dy, params["w"].T)
 
     def factors(self, params: Params, cache: jax.Array, dy: jax.Array) -> dict[str, Factor]:
-        w = {"w": Outer(cache, dy)}
-        return w | {"b": Affine(None, dy)} if self.bias else w
+        factors: dict[str, Factor] = {"w": Outer(cache, dy)}
+        if self.bias:
+            factors["b"] = Affine(None, dy)
+        return factors
 
     def _check(self, params: Params, x: jax.Array) -> None:
         names = {"w", "b"} if self.bias else {"w"}

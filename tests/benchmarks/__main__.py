@@ -1,0 +1,16 @@
+"""`python tests/benchmarks [NAME ...]`: all benchmarks, or those whose name contains a NAME."""
+
+import platform
+import sys
+
+import jax
+import mlp
+from harness import table
+
+names = sys.argv[1:]
+print(
+    f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
+)
+for title, bench in mlp.nets().items():
+    if not names or any(name in title for name in names):
+        print(f"\n{table(title, bench())}", flush=True)

@@ -1,0 +1,274 @@
+"""The compiled run: repeatable, resumable, compiled once, and defended against wrong input."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jnn
+from jnn.training import Diverged, evaluate, fit, run, start
+
+NET = jnn.Serial(jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
+LOSS = jnn.SoftmaxCrossEntropy()
+OPTIMIZER = jnn.optimizers.momentum(0.1)  # one object, so that all tests share a compilation
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((23, 4)).astype(np.float32)
+Y = RNG.integers(0, 3, 23).astype(np.int32)
+OPTIONS = {"key": KEY, "epochs": 3, "batch_size": 5}  # 4 whole batches an epoch, 3 left over
+
+
+def last(records):
+    *_, record = records
+    return record
+
+
+def train(data=(X, Y), net=NET, loss=LOSS, optimizer=OPTIMIZER, **options):
+    return last(run(net, loss, optimizer, data, **{**OPTIONS, **options}))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+def test_the_chunk_length_changes_no_bit(chunk):
+    chex.assert_trees_all_equal(train(chunk=chunk).state, train().state)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_resumed_run_is_the_run_that_never_stopped(stop):
+    records = run(NET, LOSS, OPTIMIZER, (X, Y), chunk=stop, **OPTIONS)
+    resumed = train(key=None, resume=next(records).state)
+    chex.assert_trees_all_equal(resumed.state, train().state)
+
+
+def test_every_yielded_state_stays_valid_and_the_callers_arrays_are_left_alone():
+    x, y = jnp.asarray(X), jnp.asarray(Y)
+    first = start(NET, OPTIMIZER, x, KEY)
+    records = list(run(NET, LOSS, OPTIMIZER, (x, y), resume=first, epochs=3, batch_size=5, chunk=4))
+    assert [int(record.state.step) for record in records] == [4, 8, 12]
+    chex.assert_tree_all_finite([first.params, records[0].state.params, x])
+
+
+def test_the_run_keeps_its_own_copy_of_numpy_data():
+    x, y = X.copy(), Y.copy()
+    records = run(NET, LOSS, OPTIMIZER, (x, y), **OPTIONS)
+    x[:], y[:] = np.nan, 0
+    chex.assert_trees_all_equal(last(records).state, train().state)
+
+
+def test_both_gradients_train_alike():
+    chex.assert_trees_all_close(
+        train(gradient="autodiff").state.params, train().state.params, atol=1e-6
+    )
+
+
+def test_any_function_with_the_signature_of_backprop_is_a_gradient():
+    chex.assert_trees_all_equal(train(gradient=jnn.backprop).state, train().state)
+
+
+def test_a_run_does_what_a_plain_loop_does():
+    state = start(NET, OPTIMIZER, X, KEY)
+    params, opt = state.params, OPTIMIZER.init(state.params)
+    seen = [Watch.batches(step, 5, state.key) for step in range(12)]
+    gradient = jax.jit(jnn.autodiff(NET, LOSS))
+    for index in seen:
+        _, grads = gradient(params, X[index], Y[index], jnn.Eval())
+        updates, opt = OPTIMIZER.update(grads, opt, params)
+        params = jnn.optimizers.apply_updates(params, updates)
+    chex.assert_trees_all_close(train().state.params, params, atol=1e-6)
+
+
+class Watch:
+    """Which examples a run takes at a step, from the parts that it is made of."""
+
+    @staticmethod
+    def batches(step, size, key):
+        from jnn.data.shuffle import shuffled
+
+        seed = jax.random.bits(jax.random.split(key)[0], (2,))
+        position = step % 4 * size + np.arange(size)
+        return np.asarray(shuffled(seed, jnp.array(step // 4), jnp.asarray(position), len(X)))
+
+
+def test_loss_and_accuracy_are_means_over_the_epoch_so_far():
+    records = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=1, **OPTIONS))
+    whole = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=4, **OPTIONS))
+    assert [r.step for r in records] == list(range(1, 13))
+    assert [r.epoch for r in whole] == [1.0, 2.0, 3.0]
+    for end, total in zip(records[3::4], whole, strict=True):
+        assert end[:5] == total[:5]
+    singles = [4 * b.loss - 3 * a.loss for a, b in zip(records[2::4], records[3::4], strict=True)]
+    for step, value in zip((3, 7, 11), singles, strict=True):
+        index = Watch.batches(step, 5, records[0].state.key)
+        before = records[step - 1].state.params
+        expected = LOSS.forward(NET.forward(before, X[index], jnn.Eval())[0], Y[index])[0]
+        assert value == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_loss_without_accuracy_reports_none():
+    y = RNG.standard_normal((23, 3)).astype(np.float32)
+    record = train((X, y), loss=jnn.SquaredError(), validation=(X, y))
+    assert record.accuracy is None
+    assert record.validation.accuracy is None
+
+
+def test_validation_is_evaluated_at_each_epochs_end():
+    records = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=3, validation=(X, Y), **OPTIONS))
+    assert [r.validation is not None for r in records] == [r.epoch.is_integer() for r in records]
+    exact = evaluate(NET, LOSS, records[-1].state.params, {}, (X, Y))
+    assert records[-1].validation == exact
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 500])
+def test_evaluation_is_exact_for_any_batch_size(batch_size):
+    params, state = NET.init(KEY, X)
+    scores = NET.forward(params, X, jnn.Eval(state))[0]
+    result = evaluate(NET, LOSS, params, state, (X, Y), batch_size=batch_size)
+    assert result.loss == pytest.approx(float(LOSS.forward(scores, Y)[0]), rel=1e-6)
+    assert result.accuracy == pytest.approx(float((scores.argmax(-1) == Y).mean()), rel=1e-6)
+    assert result.examples == 23
+
+
+def test_accuracy_of_parameters_that_are_nan_is_nan_and_not_the_share_of_class_0():
+    params, state = NET.init(KEY, X)
+    broken = jax.tree.map(lambda p: p * jnp.nan, params)
+    assert np.isnan(evaluate(NET, LOSS, broken, state, (X, Y)).accuracy)
+
+
+def test_an_epoch_is_a_fresh_shuffle_of_all_but_the_remainder():
+    key = start(NET, OPTIMIZER, X, KEY).key
+    epochs = [np.concatenate([Watch.batches(4 * e + b, 5, key) for b in range(4)]) for e in (0, 1)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 20
+    assert list(epochs[0]) != list(epochs[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(jnn.Dense):
+    """A Dense that counts how often it is traced."""
+
+    traces: list = dataclasses.field(default_factory=list, compare=False)
+
+    def pull(self, params, cache, dy):
+        self.traces.append(dy.shape)
+        return super().pull(params, cache, dy)
+
+
+def test_all_chunk_lengths_and_all_runs_share_one_compilation():
+    net = jnn.Serial(Counted(3))
+    for chunk in (1, 3, 7, None):
+        train(net=net, chunk=chunk, validation=(X, Y))
+    assert len(net.layers[0][1].traces) == 1
+
+
+def test_the_program_does_not_grow_with_the_data():
+    def size(n):
+        x, y = jnp.zeros((n, 4)), jnp.zeros(n, jnp.int32)
+        state = jax.eval_shape(lambda key: start(NET, OPTIMIZER, x, key), KEY)
+        arguments = (NET, LOSS, OPTIMIZER, jnn.backprop, 5, (x, y), state, 1)
+        return len(jnn.training._advance.lower(*arguments).as_text())
+
+    assert abs(size(100_000) - size(100)) < 200  # the digits of n itself
+
+
+def test_no_two_streams_of_random_numbers_share_a_key():
+    state = start(NET, OPTIMIZER, X, KEY)
+    init_key, _ = jax.random.split(KEY)
+    shuffle, steps = jax.random.split(state.key)
+    named = [init_key, state.key, shuffle, steps, *(jax.random.fold_in(steps, i) for i in range(9))]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in named}) == len(named)
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_state():
+    y = np.ones((23, 3), np.float32)
+    options = {"loss": jnn.SquaredError(), "net": jnn.Serial(jnn.Dense(3)), "chunk": 1}
+    with pytest.raises(Diverged, match="not finite at step 1") as caught:
+        train((X, y), optimizer=jnn.optimizers.sgd(1e30), **options)  # the loss is about 1e60
+    assert int(caught.value.state.step) == 1
+    chex.assert_tree_all_finite(caught.value.state.params)
+    with pytest.raises(Diverged, match="not finite at step 3"):  # the last: no loss will tell
+        train((X, y), optimizer=jnn.optimizers.sgd(poison_at_step_3), epochs=1, **options)
+
+
+def poison_at_step_3(step):
+    return jnp.where(step == 3, jnp.inf, 0.1)
+
+
+def test_fit_returns_parameters_state_and_a_record_for_each_epoch(capsys):
+    params, state, history = fit(NET, LOSS, OPTIMIZER, (X, Y), **OPTIONS)
+    chex.assert_trees_all_equal(params, train().state.params)
+    assert state == {}
+    assert [record.epoch for record in history] == [1, 2, 3]
+    assert all(record.state is None for record in history)
+    assert capsys.readouterr().err.count("epoch") == 3
+    fit(NET, LOSS, OPTIMIZER, (X, Y), progress=False, **OPTIONS)
+    assert capsys.readouterr().err == ""
+
+
+def test_float64_data_train_in_float64_where_it_is_switched_on(x64):
+    params = train((X.astype(np.float64), Y), optimizer=jnn.optimizers.sgd(0.1)).state.params
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+
+
+def test_float64_data_are_narrowed_where_it_is_not():
+    state = train((X.astype(np.float64), Y.astype(np.int64))).state
+    chex.assert_trees_all_equal(state, train().state)
+
+
+def planted(value, index=7):
+    x = X.copy()
+    x[index, 2] = value
+    return x
+
+
+WRONG = {
+    "labels too large": (((X, Y + 1)), r"lie outside 0\.\.2.*start at 1"),
+    "a negative label": ((X, np.where(Y == 2, -1, Y)), r"lie outside 0\.\.2"),
+    "float labels": ((X, Y.astype(np.float32)), "must be integers"),
+    "one-hot labels": ((X, np.eye(3, dtype=np.float32)[Y]), r"argmax"),
+    "labels in a column": ((X, Y[:, None]), "shapes must be equal"),
+    "unequal lengths": ((X, Y[:-1]), "23 examples in x and 22 in y"),
+    "no data": ((X[:0], Y[:0]), "no examples"),
+    "nan in x": ((planted(np.nan), Y), r"nan at index \(7, 2\)"),
+    "infinity in x": ((planted(np.inf), Y), r"inf at index \(7, 2\)"),
+    "uint8 images": (((X * 10).astype(np.uint8), Y), r"uint8.*scale it"),
+    "labels beyond int32": ((X, Y.astype(np.int64) + 2**40), r"which int32 cannot"),
+    "text": ((X.astype(str), Y), "array of numbers"),
+    "no pair": (X, "pair of arrays"),
+    "a smaller data set than the batch": ((X[:4], Y[:4]), "only 4 examples"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_data_are_refused_at_the_call_and_before_compilation(name):
+    data, message = WRONG[name]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        run(NET, LOSS, OPTIMIZER, data, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"chunk": -1}, "chunk is -1"),
+        ({"gradient": "numeric"}, r"\['autodiff', 'backprop'\]"),
+        ({"key": 0}, r"jax\.random\.key\(0\)"),
+        ({"key": None}, "either key"),
+        ({"validation": (X, Y + 1)}, "lie outside"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_is_allowed(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(NET, LOSS, OPTIMIZER, (X, Y), **{**OPTIONS, **options})
+
+
+def test_a_state_of_another_network_or_of_a_finished_run_is_refused():
+    options = {"epochs": 3, "batch_size": 5}
+    other = start(jnn.Serial(jnn.Dense(3)), OPTIMIZER, X, KEY)
+    with pytest.raises(ValueError, match="resume is no state of this network"):
+        run(NET, LOSS, OPTIMIZER, (X, Y), resume=other, **options)
+    with pytest.raises(ValueError, match="raise epochs"):
+        run(NET, LOSS, OPTIMIZER, (X, Y), resume=train().state, **options)

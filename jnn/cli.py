@@ -27,7 +27,7 @@ from jnn.training import GRADIENTS, evaluate, run, start
 ACTIVATIONS = {"relu": ReLU(), "leaky-relu": LeakyReLU(), "tanh": Tanh(), "sigmoid": Sigmoid()}
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum}
 DEFAULTS = {
-    "digits": {"hidden": (256, 256, 256), "lr": 0.1, "epochs": 30, "batch_size": 32},
+    "digits": {"hidden": (128, 128, 128), "lr": 0.1, "epochs": 40, "batch_size": 32},
     "spiral": {"hidden": (100,), "lr": 0.1, "epochs": 200, "batch_size": 50},
     "mnist": {"hidden": (512, 512), "lr": 0.1, "epochs": 10, "batch_size": 128},
 }
@@ -61,7 +61,7 @@ def train(options: argparse.Namespace) -> int:
         if getattr(options, name) is None:
             setattr(options, name, value)
     net, loss, optimizer = _ingredients(options, dataset)
-    start_key, check_key = jax.random.split(jax.random.key(options.seed))
+    start_key, mode_key, check_key = jax.random.split(jax.random.key(options.seed), 3)
     state = start(net, optimizer, dataset.train.x, start_key)
     records = run(
         net,
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> int:
     )
     print_summary(net, dataset.train.x)
     x, y = (v[:CHECKED] for v in dataset.train)
-    check = check_network(net, loss, state.params, x, y, Train(check_key), key=check_key)
+    check = check_network(net, loss, state.params, x, y, Train(mode_key), key=check_key)
     print(check)
     if not check:
         return 1

@@ -30,6 +30,8 @@ def backprop(net: Layer, loss: Loss) -> ValueAndGrads:
     (2, 3)
     """
 
+    _check_mean(loss)
+
     def value_and_grads(
         params: Params, x: Any, y: Any, mode: Mode
     ) -> tuple[tuple[jax.Array, Cache], Params]:
@@ -53,6 +55,8 @@ def autodiff(net: Layer, loss: Loss) -> ValueAndGrads:
     >>> grads["dense1"]["w"].shape
     (2, 3)
     """
+
+    _check_mean(loss)
 
     def value_and_grads(
         params: Params, x: Any, y: Any, mode: Mode
@@ -144,6 +148,11 @@ def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], A
 
 def _name(f: Callable[..., Any]) -> str:
     return getattr(f, "__name__", repr(f))
+
+
+def _check_mean(loss: Loss) -> None:
+    if loss.per_example:
+        loss.fail("it gives a value for each example; the gradient of parameters is of the mean")
 
 
 def _check_like(grads: Params, params: Params) -> None:

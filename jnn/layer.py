@@ -13,7 +13,7 @@ can carry it.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +67,29 @@ def inside(name: str, layer: "Layer") -> Iterator[None]:
         raise
 
 
+class Printed:
+    """A dataclass that prints as it is written: `Dense(3)`, leaving out what is at its default."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # @dataclass would give every subclass a repr of all its fields, but leaves one it finds.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Printed.__repr__
+
+    def __repr__(self) -> str:
+        shown = []
+        for f in fields(cast(Any, self)):
+            value = getattr(self, f.name)
+            text = getattr(value, "__name__", repr(value))
+            if f.default is MISSING:
+                shown.append(text)
+            elif value != f.default:
+                shown.append(f"{f.name}={text}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 @dataclass(frozen=True)
-class Layer:
+class Layer(Printed):
     """The base of all layers, itself a layer without parameters, state or cache to speak of.
 
     A leaf either states `pull` and, if it has parameters, `factors`, from which `backward`
@@ -87,23 +108,6 @@ class Layer:
     >>> Twice().backward({}, cache, jnp.ones(2))[1].tolist()
     [2.0, 2.0]
     """
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        # @dataclass would give every layer a repr of all its fields; it leaves one that is there.
-        if "__repr__" not in cls.__dict__:
-            cls.__repr__ = Layer.__repr__
-
-    def __repr__(self) -> str:
-        shown = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            text = getattr(value, "__name__", repr(value))
-            if f.default is MISSING:
-                shown.append(text)
-            elif value != f.default:
-                shown.append(f"{f.name}={text}")
-        return f"{type(self).__name__}({', '.join(shown)})"
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
         """Fresh parameters and state for inputs like `x`; empty dicts where there are none."""

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.layer import Cache, LayerError, shape_of
+from jnn.layer import Cache, LayerError, Printed, shape_of
 from jnn.precision import accumulator
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Printed):
     """The base of losses: a subclass states `values` and `pull`, this class the mean.
 
     `values(prediction, target) -> (values, cache)` has values of shape (n, ...), one for each
@@ -204,7 +204,7 @@ class SoftmaxCrossEntropy(Loss):
         return cache[1].shape
 
     def correct(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
-        right = (prediction.argmax(axis=-1) == target).astype(jnp.float32)
+        right = (prediction.argmax(axis=-1).astype(target.dtype) == target).astype(jnp.float32)
         right = jnp.where(jnp.isfinite(prediction.max(axis=-1)), right, jnp.nan)
         return right.mean(axis=tuple(range(1, right.ndim)))
 

@@ -11,7 +11,7 @@ def accumulator(dtype: DTypeLike) -> jnp.dtype:
     >>> accumulator(jnp.bfloat16)
     dtype('float32')
     """
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jnn.data.checking import checked
 from jnn.data.shuffle import shuffled
 from jnn.gradients import ValueAndGrads, autodiff, backprop
-from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, shape_of, unlike
-from jnn.losses import Loss, show_first
+from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, unlike
+from jnn.losses import Loss
 from jnn.optimizers import Optimizer, apply_updates
 from jnn.report import follow
 
@@ -69,8 +70,8 @@ class Diverged(ArithmeticError):
 
     def __init__(self, step: int, state: RunState):
         super().__init__(
-            f"the loss or the parameters were not finite at step {step}: the learning rate is probably too large, "
-            "try a tenth of it"
+            f"the loss or the parameters were not finite at step {step}: "
+            "the learning rate is probably too large, try a tenth of it"
         )
         self.step, self.state = step, state
 
@@ -92,7 +93,7 @@ def run(
     """Trains, and tells how it goes: a generator that yields a `Progress` after each chunk.
 
     Everything around the compiled steps is ordinary Python in the caller's loop: stop early by
-    `break`, print, save `progress.state`. Nothing is lost to donation: every yielded state stays valid.
+    `break`, print, save `progress.state`. Every yielded state stays valid: nothing is donated.
 
     A chunk is one compiled loop, shuffling and gathering included, whose trip count is an argument,
     so that all chunk lengths share one compilation and give bit-identical parameters. With `chunk`
@@ -133,8 +134,8 @@ def run(
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
 
-    arrays = _prepare("data", net, loss, data)
-    held_out = None if validation is None else _prepare("validation", net, loss, validation)
+    arrays = checked("data", net, loss, data)
+    held_out = None if validation is None else checked("validation", net, loss, validation)
     n = len(arrays[0])
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
@@ -205,12 +206,12 @@ def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
     """
     if not hasattr(key, "dtype") or not hasattr(key, "shape"):
         raise ValueError(f"key is {key!r}; it must be a JAX key: jax.random.key({key!r})")
-    # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
-    init_key, run_key = jax.random.split(key)
-    params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    zero = jnp.zeros((), jnp.float32)
-    step = jnp.zeros((), jnp.int32)
-    return RunState(params, state, optimizer.init(params), step, run_key, zero, zero, step - 1)
+    return _fresh(net, optimizer, tuple(x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype), key)
+
+
+def streams(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The run's two keys: one for the shuffle, one that every step's is folded from."""
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
 def evaluate(
@@ -236,7 +237,7 @@ def evaluate(
     1.0
     """
     _check_whole("batch_size", batch_size)
-    return _evaluate(net, loss, params, state, _prepare("data", net, loss, data), batch_size)
+    return _evaluate(net, loss, params, state, checked("data", net, loss, data), batch_size)
 
 
 def _chunks(
@@ -289,6 +290,17 @@ def _chunks(
             length = max(1, min(4 * length, int(done * CHUNK_SECONDS / seconds)))
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _fresh(
+    net: Layer, optimizer: Optimizer, shape: tuple[int, ...], dtype: Any, key: jax.Array
+) -> RunState:
+    # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
+    init_key, run_key = jax.random.split(key)
+    params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
+    zero, step = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return RunState(params, state, optimizer.init(params), step, run_key, zero, zero, step - 1)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _advance(
     net: Layer,
@@ -304,12 +316,13 @@ def _advance(
     n = len(data[0])
     per_epoch = n // batch_size
     value_and_grads = gradient(_Watched(net), loss)
-    shuffle_key, step_key = jax.random.split(state.key)
-    seed = jax.random.bits(shuffle_key, (2,))
+    shuffle_key, step_key = streams(state.key)
+    seed = jax.random.bits(shuffle_key, (2,), jnp.uint32)
 
     def step(_: jax.Array, s: RunState) -> RunState:
         epoch, batch = s.step // per_epoch, s.step % per_epoch
-        index = shuffled(seed, epoch, batch * batch_size + jnp.arange(batch_size), n)
+        positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        index = shuffled(seed, epoch, positions, n)
         xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
         mode = Train(jax.random.fold_in(step_key, s.step))
         (value, (cache, prediction)), grads = value_and_grads(s.params, xs, ys, mode)
@@ -349,7 +362,7 @@ def _sums(
     n = len(data[0])
 
     def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        position = i * batch + jnp.arange(batch)
+        position = i * batch + jnp.arange(batch, dtype=jnp.int32)
         xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
         prediction, _ = net.forward(params, xs, Eval(state))
         values, _ = loss.each().forward(prediction, ys)
@@ -361,7 +374,7 @@ def _sums(
         return sums[0] + value, sums[1] + right
 
     zero = jnp.zeros((), jnp.float32)
-    return jax.lax.fori_loop(0, -(-n // batch), add, (zero, zero))
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // batch)), add, (zero, zero))
 
 
 def _evaluate(
@@ -393,55 +406,6 @@ class _Watched(Layer):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         return self.net.backward(params, cache[0], dy)
-
-
-def _prepare(
-    name: str, net: Layer, loss: Loss, data: tuple[Any, Any]
-) -> tuple[jax.Array, jax.Array]:
-    """The data on the device, once everything that can be wrong with their values was ruled out."""
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
-    x, y = (_host(f"{name}.{part}", v) for part, v in zip("xy", data, strict=True))
-    if len(x) != len(y):
-        raise ValueError(f"{name} has {len(x)} examples in x and {len(y)} in y; they must agree")
-    if len(x) == 0:
-        raise ValueError(f"{name} holds no examples; there must be at least one")
-    shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
-
-    def predict(key: jax.Array, x: jax.Array) -> jax.Array:
-        params, state = net.init(key, x)
-        return net.forward(params, x, Eval(state))[0]
-
-    loss.check_values(jax.eval_shape(predict, jax.eval_shape(jax.random.key, 0), shape), y)
-    return _device(data[0], x), _device(data[1], y)
-
-
-def _host(name: str, v: Any) -> np.ndarray:
-    """The array, seen from the host, if its dtype and its numbers are fit for training."""
-    array = np.asarray(v)
-    if array.ndim == 0 or not jnp.issubdtype(array.dtype, jnp.number):
-        raise ValueError(f"{name} is {shape_of(array)}; it must be an array of numbers, (n, ...)")
-    if jnp.issubdtype(array.dtype, jnp.inexact) and (bad := ~np.isfinite(array)).any():
-        raise ValueError(
-            f"{name} holds {bad.sum()} numbers that are not finite, the first being "
-            f"{show_first(array, bad)}; remove or fill them"
-        )
-    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
-    if jnp.issubdtype(narrow, jnp.integer):
-        limits = np.iinfo(narrow)
-        if (bad := (array < limits.min) | (array > limits.max)).any():
-            raise ValueError(
-                f"{name} holds {show_first(array, bad)}, which {narrow} cannot; "
-                "use smaller numbers, or switch on jax_enable_x64"
-            )
-    return array
-
-
-def _device(v: Any, host: np.ndarray) -> jax.Array:
-    if isinstance(v, jax.Array):
-        return v
-    # A copy of our own: JAX may go on reading a numpy array that its owner has overwritten.
-    return jax.device_put(np.array(host, jax.dtypes.canonicalize_dtype(host.dtype), copy=True))
 
 
 def _check_whole(name: str, value: Any) -> None:

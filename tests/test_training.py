@@ -9,16 +9,28 @@ import numpy as np
 import pytest
 
 import jnn
-from jnn.training import Diverged, evaluate, fit, run, start
+from jnn.data.shuffle import shuffled
+from jnn.training import Diverged, evaluate, fit, run, start, streams
 
 NET = jnn.Serial(jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
 LOSS = jnn.SoftmaxCrossEntropy()
 OPTIMIZER = jnn.optimizers.momentum(0.1)  # one object, so that all tests share a compilation
-KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((23, 4)).astype(np.float32)
 Y = RNG.integers(0, 3, 23).astype(np.int32)
-OPTIONS = {"key": KEY, "epochs": 3, "batch_size": 5}  # 4 whole batches an epoch, 3 left over
+OPTIONS = {"epochs": 3, "batch_size": 5}  # 4 whole batches an epoch, 3 left over
+
+
+def key():
+    """The same key anew: one that was used before is refused throughout the tests."""
+    return jax.random.key(0)
+
+
+def records(data=(X, Y), net=NET, loss=LOSS, optimizer=OPTIMIZER, **options):
+    options = {**OPTIONS, **options}
+    return run(
+        net, loss, optimizer, data, **({} if "resume" in options else {"key": key()}) | options
+    )
 
 
 def last(records):
@@ -26,8 +38,15 @@ def last(records):
     return record
 
 
+@jax.jit
+def batch(step, run_key):
+    """Which examples a run takes at a step."""
+    seed = jax.random.bits(streams(run_key)[0], (2,), jnp.uint32)
+    return shuffled(seed, step // 4, step % 4 * 5 + jnp.arange(5), len(X))
+
+
 def train(data=(X, Y), net=NET, loss=LOSS, optimizer=OPTIMIZER, **options):
-    return last(run(net, loss, optimizer, data, **{**OPTIONS, **options}))
+    return last(records(data, net, loss, optimizer, **options))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 5, 100])
@@ -37,24 +56,23 @@ def test_the_chunk_length_changes_no_bit(chunk):
 
 @pytest.mark.parametrize("stop", [1, 4, 7])
 def test_a_resumed_run_is_the_run_that_never_stopped(stop):
-    records = run(NET, LOSS, OPTIMIZER, (X, Y), chunk=stop, **OPTIONS)
-    resumed = train(key=None, resume=next(records).state)
+    resumed = train(resume=next(records(chunk=stop)).state)
     chex.assert_trees_all_equal(resumed.state, train().state)
 
 
 def test_every_yielded_state_stays_valid_and_the_callers_arrays_are_left_alone():
     x, y = jnp.asarray(X), jnp.asarray(Y)
-    first = start(NET, OPTIMIZER, x, KEY)
-    records = list(run(NET, LOSS, OPTIMIZER, (x, y), resume=first, epochs=3, batch_size=5, chunk=4))
-    assert [int(record.state.step) for record in records] == [4, 8, 12]
-    chex.assert_tree_all_finite([first.params, records[0].state.params, x])
+    first = start(NET, OPTIMIZER, x, key())
+    seen = list(records((x, y), resume=first, chunk=4))
+    assert [int(record.state.step) for record in seen] == [4, 8, 12]
+    chex.assert_tree_all_finite([first.params, seen[0].state.params, x])
 
 
 def test_the_run_keeps_its_own_copy_of_numpy_data():
     x, y = X.copy(), Y.copy()
-    records = run(NET, LOSS, OPTIMIZER, (x, y), **OPTIONS)
+    waiting = records((x, y))
     x[:], y[:] = np.nan, 0
-    chex.assert_trees_all_equal(last(records).state, train().state)
+    chex.assert_trees_all_equal(last(waiting).state, train().state)
 
 
 def test_both_gradients_train_alike():
@@ -68,42 +86,33 @@ def test_any_function_with_the_signature_of_backprop_is_a_gradient():
 
 
 def test_a_run_does_what_a_plain_loop_does():
-    state = start(NET, OPTIMIZER, X, KEY)
-    params, opt = state.params, OPTIMIZER.init(state.params)
-    seen = [Watch.batches(step, 5, state.key) for step in range(12)]
-    gradient = jax.jit(jnn.autodiff(NET, LOSS))
-    for index in seen:
-        _, grads = gradient(params, X[index], Y[index], jnn.Eval())
+    @jax.jit
+    def step(i, params, opt):
+        index = batch(i, state.key)
+        _, grads = jnn.autodiff(NET, LOSS)(
+            params, jnp.asarray(X)[index], jnp.asarray(Y)[index], jnn.Eval()
+        )
         updates, opt = OPTIMIZER.update(grads, opt, params)
-        params = jnn.optimizers.apply_updates(params, updates)
+        return jnn.optimizers.apply_updates(params, updates), opt
+
+    state = start(NET, OPTIMIZER, X, key())
+    params, opt = state.params, state.optimizer
+    for i in range(12):
+        params, opt = step(i, params, opt)
     chex.assert_trees_all_close(train().state.params, params, atol=1e-6)
 
 
-class Watch:
-    """Which examples a run takes at a step, from the parts that it is made of."""
-
-    @staticmethod
-    def batches(step, size, key):
-        from jnn.data.shuffle import shuffled
-
-        seed = jax.random.bits(jax.random.split(key)[0], (2,))
-        position = step % 4 * size + np.arange(size)
-        return np.asarray(shuffled(seed, jnp.array(step // 4), jnp.asarray(position), len(X)))
-
-
 def test_loss_and_accuracy_are_means_over_the_epoch_so_far():
-    records = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=1, **OPTIONS))
-    whole = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=4, **OPTIONS))
-    assert [r.step for r in records] == list(range(1, 13))
-    assert [r.epoch for r in whole] == [1.0, 2.0, 3.0]
-    for end, total in zip(records[3::4], whole, strict=True):
-        assert end[:5] == total[:5]
-    singles = [4 * b.loss - 3 * a.loss for a, b in zip(records[2::4], records[3::4], strict=True)]
-    for step, value in zip((3, 7, 11), singles, strict=True):
-        index = Watch.batches(step, 5, records[0].state.key)
-        before = records[step - 1].state.params
-        expected = LOSS.forward(NET.forward(before, X[index], jnn.Eval())[0], Y[index])[0]
-        assert value == pytest.approx(float(expected), abs=1e-5)
+    steps, epochs = list(records(chunk=1)), list(records(chunk=4))
+    assert [record.step for record in steps] == list(range(1, 13))
+    assert [record.epoch for record in epochs] == [1, 2, 3]
+    for end, epoch in zip(steps[3::4], epochs, strict=True):
+        assert end[:5] == epoch[:5]
+    for step in (3, 7, 11):  # the last of each epoch
+        index = batch(step, steps[0].state.key)
+        scores = NET.forward(steps[step - 1].state.params, X[index], jnn.Eval())[0]
+        own = 4 * steps[step].loss - 3 * steps[step - 1].loss
+        assert own == pytest.approx(float(LOSS.forward(scores, Y[index])[0]), abs=1e-5)
 
 
 def test_a_loss_without_accuracy_reports_none():
@@ -114,15 +123,14 @@ def test_a_loss_without_accuracy_reports_none():
 
 
 def test_validation_is_evaluated_at_each_epochs_end():
-    records = list(run(NET, LOSS, OPTIMIZER, (X, Y), chunk=3, validation=(X, Y), **OPTIONS))
-    assert [r.validation is not None for r in records] == [r.epoch.is_integer() for r in records]
-    exact = evaluate(NET, LOSS, records[-1].state.params, {}, (X, Y))
-    assert records[-1].validation == exact
+    seen = list(records(chunk=3, validation=(X, Y)))
+    assert [r.validation is not None for r in seen] == [r.epoch.is_integer() for r in seen]
+    assert seen[-1].validation == evaluate(NET, LOSS, seen[-1].state.params, {}, (X, Y))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 500])
 def test_evaluation_is_exact_for_any_batch_size(batch_size):
-    params, state = NET.init(KEY, X)
+    params, state = NET.init(key(), X)
     scores = NET.forward(params, X, jnn.Eval(state))[0]
     result = evaluate(NET, LOSS, params, state, (X, Y), batch_size=batch_size)
     assert result.loss == pytest.approx(float(LOSS.forward(scores, Y)[0]), rel=1e-6)
@@ -131,14 +139,14 @@ def test_evaluation_is_exact_for_any_batch_size(batch_size):
 
 
 def test_accuracy_of_parameters_that_are_nan_is_nan_and_not_the_share_of_class_0():
-    params, state = NET.init(KEY, X)
+    params, state = NET.init(key(), X)
     broken = jax.tree.map(lambda p: p * jnp.nan, params)
     assert np.isnan(evaluate(NET, LOSS, broken, state, (X, Y)).accuracy)
 
 
 def test_an_epoch_is_a_fresh_shuffle_of_all_but_the_remainder():
-    key = start(NET, OPTIMIZER, X, KEY).key
-    epochs = [np.concatenate([Watch.batches(4 * e + b, 5, key) for b in range(4)]) for e in (0, 1)]
+    run_key = start(NET, OPTIMIZER, X, key()).key
+    epochs = [np.concatenate([batch(4 * e + b, run_key) for b in range(4)]) for e in (0, 1)]
     for epoch in epochs:
         assert len(set(epoch)) == 20
     assert list(epochs[0]) != list(epochs[1])
@@ -165,7 +173,7 @@ def test_all_chunk_lengths_and_all_runs_share_one_compilation():
 def test_the_program_does_not_grow_with_the_data():
     def size(n):
         x, y = jnp.zeros((n, 4)), jnp.zeros(n, jnp.int32)
-        state = jax.eval_shape(lambda key: start(NET, OPTIMIZER, x, key), KEY)
+        state = jax.eval_shape(lambda k: start(NET, OPTIMIZER, x, k), key())
         arguments = (NET, LOSS, OPTIMIZER, jnn.backprop, 5, (x, y), state, 1)
         return len(jnn.training._advance.lower(*arguments).as_text())
 
@@ -173,11 +181,11 @@ def test_the_program_does_not_grow_with_the_data():
 
 
 def test_no_two_streams_of_random_numbers_share_a_key():
-    state = start(NET, OPTIMIZER, X, KEY)
-    init_key, _ = jax.random.split(KEY)
-    shuffle, steps = jax.random.split(state.key)
-    named = [init_key, state.key, shuffle, steps, *(jax.random.fold_in(steps, i) for i in range(9))]
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in named}) == len(named)
+    init_key, run_key = jax.random.split(key())
+    shuffle_key, step_key = streams(run_key)
+    steps = [jax.random.fold_in(step_key, i) for i in range(9)]
+    named = [init_key, run_key, shuffle_key, step_key, *steps]
+    assert len({tuple(jax.random.key_data(k).tolist()) for k in named}) == len(named)
 
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_state():
@@ -196,13 +204,13 @@ def poison_at_step_3(step):
 
 
 def test_fit_returns_parameters_state_and_a_record_for_each_epoch(capsys):
-    params, state, history = fit(NET, LOSS, OPTIMIZER, (X, Y), **OPTIONS)
+    params, state, history = fit(NET, LOSS, OPTIMIZER, (X, Y), key=key(), **OPTIONS)
     chex.assert_trees_all_equal(params, train().state.params)
     assert state == {}
     assert [record.epoch for record in history] == [1, 2, 3]
     assert all(record.state is None for record in history)
     assert capsys.readouterr().err.count("epoch") == 3
-    fit(NET, LOSS, OPTIMIZER, (X, Y), progress=False, **OPTIONS)
+    fit(NET, LOSS, OPTIMIZER, (X, Y), key=key(), progress=False, **OPTIONS)
     assert capsys.readouterr().err == ""
 
 
@@ -244,7 +252,7 @@ WRONG = {
 def test_wrong_data_are_refused_at_the_call_and_before_compilation(name):
     data, message = WRONG[name]
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        run(NET, LOSS, OPTIMIZER, data, **OPTIONS)
+        records(data)
 
 
 @pytest.mark.parametrize(
@@ -262,13 +270,12 @@ def test_wrong_data_are_refused_at_the_call_and_before_compilation(name):
 )
 def test_wrong_options_are_refused_with_what_is_allowed(options, message):
     with pytest.raises(ValueError, match=message):
-        run(NET, LOSS, OPTIMIZER, (X, Y), **{**OPTIONS, **options})
+        records(**options)
 
 
 def test_a_state_of_another_network_or_of_a_finished_run_is_refused():
-    options = {"epochs": 3, "batch_size": 5}
-    other = start(jnn.Serial(jnn.Dense(3)), OPTIMIZER, X, KEY)
+    other = start(jnn.Serial(jnn.Dense(3)), OPTIMIZER, X, key())
     with pytest.raises(ValueError, match="resume is no state of this network"):
-        run(NET, LOSS, OPTIMIZER, (X, Y), resume=other, **options)
+        records(resume=other)
     with pytest.raises(ValueError, match="raise epochs"):
-        run(NET, LOSS, OPTIMIZER, (X, Y), resume=train().state, **options)
+        records(resume=train().state)

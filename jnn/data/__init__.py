@@ -5,8 +5,8 @@
     mnist     MNIST and its like, from a directory of four IDX files
     read_idx  any IDX file of unsigned bytes
 
-The first three return a `Dataset` of two `Examples`. Nothing here needs JAX, and nothing is
-downloaded.
+The first three return a `Dataset` of two `Examples`. None of them needs JAX, and nothing is
+downloaded. (`checking` and `shuffle` are what a run does with its data.)
 """
 
 from jnn.data.dataset import Dataset, Examples

@@ -1,12 +1,13 @@
 """The check of a whole network before it is trained."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jnn.gradcheck.finite_differences import Slope, slope
 from jnn.gradients import autodiff, backprop
@@ -83,8 +84,10 @@ def check_network(
     """
     with jax.enable_x64(True):
         params, x, mode = (jax.tree.map(_to_float64, tree) for tree in (params, x, mode))
-        results = jax.device_get(_compare(net, loss, params, x, y, mode, key))
-    leaves = jax.tree.leaves_with_path(params)
+        leaves = jax.tree.leaves_with_path(params)
+        # An argument, because XLA would spend seconds on folding so large a constant.
+        owner = np.repeat(np.arange(len(leaves)), [leaf.size for _, leaf in leaves])
+        results = jax.device_get(_compare(net, loss, params, x, y, mode, key, owner))
     return GradientCheck(
         tuple(
             LeafCheck(jax.tree_util.keystr(path), leaf.shape, *(float(v[i]) for v in results))
@@ -96,49 +99,53 @@ def check_network(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compare(
-    net: Layer, loss: Loss, params: Params, x: jax.Array, y: jax.Array, mode: Mode, key: jax.Array
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    x: jax.Array,
+    y: jax.Array,
+    mode: Mode,
+    key: jax.Array,
+    owner: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The columns of LeafCheck, one entry for each leaf of the parameters."""
-    leaves, structure = jax.tree.flatten(params)
+    """The columns of LeafCheck; `owner` is the leaf to which each of all parameters belongs."""
+    flat, unravel = ravel_pytree(params)
+    sizes = np.array([p.size for p in jax.tree.leaves(params)])
+
+    def leaf_sums(v: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(v, owner, len(sizes))
+
+    def leaf_norms(v: jax.Array) -> jax.Array:
+        return jnp.sqrt(leaf_sums(v * v))
+
     # A unit of movement: a weight's typical size; for biases of 0, one.
-    units = jnp.stack([_size(_norm(p) / math.sqrt(p.size)) for p in leaves])
-    us, vs = (
-        [
-            unit * jax.random.normal(jax.random.fold_in(k, i), p.shape, p.dtype)
-            for i, (p, unit) in enumerate(zip(leaves, units, strict=True))
-        ]
-        for k in jax.random.split(key)
-    )
-    leaves = [p + 0.01 * v for p, v in zip(leaves, vs, strict=True)]
+    unit = _or_one(leaf_norms(flat) / np.sqrt(sizes))
+    u, jolt = jax.random.normal(key, (2, flat.size)) * unit[owner]
+    flat = flat + 0.01 * jolt
     hand, auto = (
-        jax.tree.leaves(gradient(net, loss)(structure.unflatten(leaves), x, y, mode)[1])
+        ravel_pytree(gradient(net, loss)(unravel(flat), x, y, mode)[1])[0]
         for gradient in (backprop, autodiff)
     )
-    predicted = jnp.stack([jnp.vdot(g, u) for g, u in zip(hand, us, strict=True)])
 
-    def along(i: jax.Array) -> Slope:
+    def along(leaf: jax.Array) -> Slope:
+        direction = jnp.where(owner == leaf, u, 0)
+
         def value(t: jax.Array) -> jax.Array:
-            pairs = zip(leaves, us, strict=True)
-            moved = [jnp.where(i == j, p + t * u, p) for j, (p, u) in enumerate(pairs)]
-            return loss.forward(net.forward(structure.unflatten(moved), x, mode)[0], y)[0]
+            prediction, _ = net.forward(unravel(flat + t * direction), x, mode)
+            return loss.forward(prediction, y)[0]
 
         return slope(value)
 
-    measured = jax.lax.map(along, jnp.arange(len(leaves)))
-    norms = jnp.stack([_size(_norm(a)) for a in auto])
-    distance = jnp.stack([_norm(h - a) for h, a in zip(hand, auto, strict=True)])
+    measured = jax.lax.map(along, jnp.arange(len(sizes)))
+    norms = _or_one(leaf_norms(auto))
     return (
-        distance / norms,
-        jnp.abs(predicted - measured.value) / (norms * units),
-        measured.error / (norms * units),
+        leaf_norms(hand - auto) / norms,
+        jnp.abs(leaf_sums(hand * u) - measured.value) / (norms * unit),
+        measured.error / (norms * unit),
     )
 
 
-def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(x * x))
-
-
-def _size(norm: jax.Array) -> jax.Array:
+def _or_one(norm: jax.Array) -> jax.Array:
     """What to divide by: the norm, or 1 where it is 0."""
     return jnp.where(norm > 0, norm, 1)
 

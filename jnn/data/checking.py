@@ -1,0 +1,74 @@
+"""What is checked of data before anything compiles."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.layer import Eval, Layer, shape_of
+from jnn.losses import Loss, show_first
+
+
+def checked(
+    name: str, net: Layer, loss: Loss, data: tuple[Any, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """The (x, y) of `data` on the device, once what can be wrong with their values is ruled out.
+
+    Inside a compiled program nothing could be said of values: a label out of range would count as
+    another class, and one number that is not finite would spoil everything after it. So all of it
+    is looked at here, on the host, once for a data set; `name` is what errors call it.
+
+    numpy arrays are copied, for JAX may go on reading one that its owner has overwritten.
+
+    Raises ValueError (LayerError where the network or the loss refuses the shapes or the targets).
+
+    >>> import jnn
+    >>> data = np.ones((4, 2), np.float32), np.array([0, 1, 2, 3])
+    >>> checked("data", jnn.Dense(3), jnn.SoftmaxCrossEntropy(), data)
+    Traceback (most recent call last):
+    jnn.layer.LayerError: SoftmaxCrossEntropy(): 1 of 4 labels lie outside 0..2, \
+the first being 3 at index 3; mend the data, or give the last layer more outputs
+    """
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
+    x, y = (_host(f"{name}.{part}", v) for part, v in zip("xy", data, strict=True))
+    if len(x) != len(y):
+        raise ValueError(f"{name} has {len(x)} examples in x and {len(y)} in y; they must agree")
+    if len(x) == 0:
+        raise ValueError(f"{name} holds no examples; there must be at least one")
+    shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+    def predict(key: jax.Array, x: jax.Array) -> jax.Array:
+        params, state = net.init(key, x)
+        return net.forward(params, x, Eval(state))[0]
+
+    loss.check_values(jax.eval_shape(predict, jax.eval_shape(jax.random.key, 0), shape), y)
+    return _device(data[0], x), _device(data[1], y)
+
+
+def _host(name: str, v: Any) -> np.ndarray:
+    """The array, seen from the host, if its dtype and its numbers are fit for training."""
+    array = np.asarray(v)
+    if array.ndim == 0 or not jnp.issubdtype(array.dtype, jnp.number):
+        raise ValueError(f"{name} is {shape_of(array)}; it must be an array of numbers, (n, ...)")
+    if jnp.issubdtype(array.dtype, jnp.inexact) and (bad := ~np.isfinite(array)).any():
+        raise ValueError(
+            f"{name} holds {bad.sum()} numbers that are not finite, the first being "
+            f"{show_first(array, bad)}; remove or fill them"
+        )
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if jnp.issubdtype(narrow, jnp.integer):
+        limits = np.iinfo(narrow)
+        if (bad := (array < limits.min) | (array > limits.max)).any():
+            raise ValueError(
+                f"{name} holds {show_first(array, bad)}, which {narrow} cannot; "
+                "use smaller numbers, or switch on jax_enable_x64"
+            )
+    return array
+
+
+def _device(v: Any, host: np.ndarray) -> jax.Array:
+    if isinstance(v, jax.Array):
+        return v
+    return jax.device_put(np.array(host, jax.dtypes.canonicalize_dtype(host.dtype), copy=True))

@@ -1,0 +1,157 @@
+"""The table of all layers. A new layer is tested by adding a row."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toys import Centre, Noise
+
+import jnn
+from jnn.layer import Layer, Params, State
+
+# The unit roundoff of float32, in which low-precision sums are accumulated.
+FLOAT32 = 2.0**-24
+
+# (params, x, dy, y, u) -> how far (y, grads, dx) may be from the truth in a dtype of unit
+# roundoff u, all in float64, all to first order in u.
+Rounding = Callable[
+    [Params, np.ndarray, np.ndarray, np.ndarray, float],
+    tuple[np.ndarray, Params, np.ndarray],
+]
+
+
+class Row(NamedTuple):
+    """A layer and an input to show it by."""
+
+    name: str
+    layer: Layer
+    shape: tuple[int, ...]  # of x
+    # None where the arithmetic is not jnn's own: a combinator has none, a lifted function is yours.
+    rounding: Rounding | None = None
+    # A lifted function keeps what jax.vjp keeps, parameters included, and only it can print itself.
+    lifted: bool = False
+
+
+def rearranged(params, x, dy, y, u):
+    """Nothing is computed."""
+    return np.zeros_like(y), {}, np.zeros_like(x)
+
+
+def dense(params, x, dy, y, u):
+    """Every number is a sum in float32, rounded once: u of it, and 2^-24 of each term per term."""
+    w, b = params["w"], params.get("b")
+    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+
+    def once(total, magnitudes, terms):
+        return u * np.abs(total) + (1 + u) * terms * FLOAT32 * magnitudes
+
+    into, out = w.shape
+    bias = 0 if b is None else np.abs(b)
+    grads = {"w": once(rows.T @ drows, np.abs(rows).T @ np.abs(drows), len(rows))}
+    if b is not None:
+        grads["b"] = once(drows.sum(0), np.abs(drows).sum(0), len(rows))
+    return (
+        once(y, np.abs(x) @ np.abs(w) + bias, into + 1),
+        grads,
+        once(dy @ w.T, np.abs(dy) @ np.abs(w).T, out),
+    )
+
+
+def leaky(slope):
+    """Slope and product are rounded, where there is a product."""
+
+    def rounding(params, x, dy, y, u):
+        scaled = 2 * u * (1 + u) * slope * (x <= 0)
+        return scaled * np.abs(x), {}, scaled * np.abs(dy)
+
+    return rounding
+
+
+def sigmoid(params, x, dy, y, u):
+    """Rounded are, in y, e^-x, 1 + e^-x and the quotient; in dx, 1 - y and two products."""
+    error = 3 * u * (1 + 4 * u) * y
+    slope = np.abs(1 - 2 * y) * error + error**2 + 3 * u * (1 + 4 * u) * y * (1 - y)
+    return error, {}, np.abs(dy) * slope
+
+
+def tanh(params, x, dy, y, u):
+    """Rounded are float32's tanh, good to 4 ulps, and in dx 1 - y, 1 + y and two products."""
+    error = (u + 8 * FLOAT32) * np.abs(y)
+    slope = 2 * np.abs(y) * error + error**2 + 4 * u * (1 + 4 * u) * (1 - y**2)
+    return error, {}, np.abs(dy) * slope
+
+
+def ones(key, x):
+    return {"scale": jnp.ones(x.shape[-1], x.dtype)}
+
+
+def wave(params, x):
+    return jnp.sin(params["scale"] * x)
+
+
+MLP = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(3))
+NESTED = jnn.Serial(jnn.Flatten(), jnn.Serial(jnn.Dense(4), jnn.Sigmoid()), ("head", jnn.Dense(2)))
+# No bias before Centre, which would take it away again: its gradient would be nothing but rounding.
+TOYS = jnn.Serial(jnn.Dense(4, bias=False), Centre(), Noise(), jnn.Dense(2))
+LIFTED = jnn.lift(ones, wave)
+
+ROWS = [
+    Row("dense", jnn.Dense(3), (4, 5), dense),
+    Row("dense over positions", jnn.Dense(4), (2, 3, 5), dense),
+    Row("dense without bias", jnn.Dense(3, bias=False), (4, 5), dense),
+    Row("dense, a long sum", jnn.Dense(2, jnn.initializers.lecun_normal), (3, 300), dense),
+    Row("dense, one of everything", jnn.Dense(1), (1, 1), dense),
+    Row("sigmoid", jnn.Sigmoid(), (4, 5), sigmoid),
+    Row("tanh", jnn.Tanh(), (2, 3, 4), tanh),
+    Row("relu", jnn.ReLU(), (4, 5), rearranged),
+    Row("leaky relu", jnn.LeakyReLU(), (4, 5), leaky(0.01)),
+    Row("leaky relu, another slope", jnn.LeakyReLU(0.3), (4, 5), leaky(0.3)),
+    Row("flatten", jnn.Flatten(), (3, 2, 4, 1), rearranged),
+    Row("flatten of numbers", jnn.Flatten(), (3,), rearranged),
+    Row("serial", MLP, (4, 5)),
+    Row("serial in serial", NESTED, (3, 2, 2)),
+    Row("serial of state and chance", TOYS, (4, 5)),
+    Row("lift", LIFTED, (4, 5), lifted=True),
+    Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
+]
+
+
+class Example(NamedTuple):
+    """What the functions of a layer take, as numpy arrays."""
+
+    params: Params
+    state: State
+    x: np.ndarray
+    dy: np.ndarray
+
+
+@cache
+def example(row: Row, dtype: Any) -> Example:
+    """Gaussian numbers for a row, and a state that has seen them.
+
+    No parameter is left at zero, and dy is not ones: the sum over a softmax or over centred numbers
+    does not depend on x at all, so that any backward would do.
+    """
+    random = np.random.default_rng(0)
+
+    def normal(like: Any) -> np.ndarray:
+        return random.standard_normal(like.shape).astype(like.dtype)
+
+    def begin(key: jax.Array, x: Any) -> tuple[Params, State, jax.Array]:
+        params, state = row.layer.init(key, x)
+        return params, state, row.layer.forward(params, x, jnn.Eval(state))[0]
+
+    key = jax.random.key(0)
+    x = normal(jax.ShapeDtypeStruct(row.shape, dtype))
+    params, state, y = jax.eval_shape(begin, key, x)
+    params, dy = jax.tree.map(normal, (params, y))
+    return Example(params, _observed(row.layer, key, params, x) if state else {}, x, dy)
+
+
+@partial(jax.jit, static_argnums=0)
+def _observed(layer: Layer, key: jax.Array, params: Params, x: jax.Array) -> State:
+    _, state = layer.init(key, x)
+    return layer.observe(state, layer.forward(params, x, jnn.Train(jax.random.fold_in(key, 1)))[1])

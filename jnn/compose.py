@@ -117,25 +117,34 @@ def _named(
     net: Serial, layers: Iterable[Layer | tuple[str, Layer]]
 ) -> tuple[tuple[str, Layer], ...]:
     """(name, layer) pairs, with names derived where none are given."""
-    pairs = [entry if isinstance(entry, tuple) else (None, entry) for entry in layers]
+    pairs = [
+        entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry) for entry in layers
+    ]
     taken = {name for name, _ in pairs}
     counts: dict[str, int] = {}
     named = []
     for name, layer in pairs:
         if not isinstance(layer, Layer):
-            mend = f"{layer.__name__}(...)" if isinstance(layer, type) else "jnn.lift(init, fn)"
-            fail(net, f"{layer!r} is no layer but a {type(layer).__name__}; perhaps {mend}")
+            fail(net, f"{layer!r} is no layer but a {type(layer).__name__}; {_mend(layer)}")
         while name is None:
             kind = type(layer).__name__.lower()
             counts[kind] = counts.get(kind, 0) + 1
             name = f"{kind}{counts[kind]}" if f"{kind}{counts[kind]}" not in taken else None
-        if not name.isidentifier():
+        if not (isinstance(name, str) and name.isidentifier()):
             fail(net, f"{name!r} cannot name a layer; use letters, digits and underscores")
         named.append((name, layer))
     names = [name for name, _ in named]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         fail(net, f"the names {repeated} are given twice; every layer needs a name of its own")
     return tuple(named)
+
+
+def _mend(entry: object) -> str:
+    if isinstance(entry, type):
+        return f"perhaps you meant {entry.__name__}(...)"
+    if isinstance(entry, list | tuple):
+        return "give layers one by one, Serial(*layers), or as (name, layer)"
+    return "jnn.lift(init, fn) makes a layer of a function"
 
 
 def _fold(key: jax.Array, name: str) -> jax.Array:

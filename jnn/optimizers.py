@@ -11,11 +11,11 @@ dtypes of parameters never change.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jnn.layer import Params, Tree, shape_of
 from jnn.precision import accumulator
@@ -135,9 +135,9 @@ def apply_updates(params: Params, updates: Params) -> Params:
 def _schedule(lr: float | Schedule) -> Callable[[jax.Array], jax.Array]:
     """`lr` as a function of the step that returns a float scalar, whatever it was given as."""
     if not callable(lr):
-        if isinstance(lr, bool) or not isinstance(lr, int | float | np.number):
+        if isinstance(lr, bool) or not isinstance(lr, Real | jax.Array) or jnp.ndim(lr):
             raise ValueError(f"lr is {lr!r}; it must be a number or a function of the step")
-        if not 0 <= lr < math.inf:
+        if not isinstance(lr, jax.core.Tracer) and not 0 <= lr < math.inf:
             raise ValueError(f"lr is {lr!r}; it must be finite and not negative")
     at = lr if callable(lr) else lambda step: lr
     return lambda step: jnp.asarray(at(step)).astype(float)

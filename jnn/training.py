@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jnn.data.checking import checked
 from jnn.data.shuffle import shuffled
@@ -178,7 +178,8 @@ def fit(
     """`run` to its end, with a live line on the terminal: returns params, state and history.
 
     `options` are those of `run`. The history holds the Progress at the end of each epoch, without
-    its state. With `progress=False` nothing is shown.
+    its state. With `progress=False` nothing is shown. Ctrl-C leaves nothing in hand; where that
+    matters, loop over `run` and keep its last record.
 
     >>> import jnn
     >>> train, test = jnn.data.digits()[1:3]
@@ -409,5 +410,5 @@ class _Watched(Layer):
 
 
 def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -136,7 +137,7 @@ class LeakyReLU(Elementwise):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.slope < math.inf:
+        if not isinstance(self.slope, Real) or not 0 <= self.slope < math.inf:
             fail(self, f"slope is {self.slope!r}; it must be a finite number of at least 0")
 
     def f(self, x: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -52,7 +53,8 @@ class Dense(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.features) is not int or self.features < 1:
+        whole = isinstance(self.features, Integral) and not isinstance(self.features, bool)
+        if not whole or self.features < 1:
             fail(self, f"features is {self.features!r}; it must be a positive integer")
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jnn.layer import Params, Tree, shape_of
 from jnn.precision import accumulator
@@ -137,7 +138,7 @@ def _schedule(lr: float | Schedule) -> Callable[[jax.Array], jax.Array]:
     if not callable(lr):
         if isinstance(lr, bool) or not isinstance(lr, Real | jax.Array) or jnp.ndim(lr):
             raise ValueError(f"lr is {lr!r}; it must be a number or a function of the step")
-        if not isinstance(lr, jax.core.Tracer) and not 0 <= lr < math.inf:
+        if not isinstance(lr, Tracer) and not 0 <= lr < math.inf:
             raise ValueError(f"lr is {lr!r}; it must be finite and not negative")
     at = lr if callable(lr) else lambda step: lr
     return lambda step: jnp.asarray(at(step)).astype(float)

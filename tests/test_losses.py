@@ -70,7 +70,6 @@ over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 over_losses = pytest.mark.parametrize(
     "loss", [SquaredError(), SigmoidCrossEntropy(), SoftmaxCrossEntropy()], ids=repr
 )
-over_low_precision = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 
 
 def by_hand(loss, prediction, target, dvalue):
@@ -166,29 +165,33 @@ def test_a_number_will_do_for_dvalue():
 # Precision
 
 
-@over_low_precision
 @over_cases
-def test_low_precision_is_summed_in_float32_and_rounded_at_the_end(case, dtype, x64):
-    floats = case.target.dtype == np.float64
-    prediction, target = case.prediction.astype(dtype), case.target.astype(dtype if floats else int)
+def test_low_precision_is_summed_in_float32_and_rounded_at_the_end(case, x64):
     dvalue = np.float32(0.7)
+    floats = case.target.dtype == np.float64
 
-    @jax.jit
-    def low_and_exact(prediction, target):
-        exact = prediction.astype(float), target.astype(float) if floats else target
-        low = by_hand(case.loss, prediction, target, dvalue)
+    def low_and_exact(p, t):
+        exact = p.astype(float), t.astype(float) if floats else t
+        low = by_hand(case.loss, p, t, dvalue)
         return low, by_hand(case.loss, *exact, np.float64(dvalue))
 
-    (value, dp), (want, want_dp) = jax.device_get(low_and_exact(prediction, target))
-    assert (value.dtype, dp.dtype) == (jnp.float32, dtype)
-    u = float(jnp.finfo(dtype).eps) / 2
-    # A handful of float32 roundings of numbers as large as the largest term.
-    float32 = 16 * FLOAT32 * (1 + np.abs(case.prediction).max() + want)
-    # The difference of the squared error is rounded itself; probabilities are not.
-    rounded = 2 * u * (1 + u) if isinstance(case.loss, SquaredError) else 0
-    assert abs(np.float64(value) - want) <= rounded * want + float32
-    allowed = (u + rounded) * np.abs(want_dp) + float32 * float(dvalue)
-    assert (np.abs(np.float64(dp) - want_dp) <= allowed).all()
+    dtypes = jnp.bfloat16, jnp.float16
+    examples = [
+        (case.prediction.astype(d), case.target.astype(d if floats else int)) for d in dtypes
+    ]
+    results = jax.device_get(
+        jax.jit(lambda pairs: [low_and_exact(*pair) for pair in pairs])(examples)
+    )
+    for dtype, ((value, dp), (want, want_dp)) in zip(dtypes, results, strict=True):
+        assert (value.dtype, dp.dtype) == (jnp.float32, dtype)
+        u = float(jnp.finfo(dtype).eps) / 2
+        # A handful of float32 roundings of numbers as large as the largest term.
+        float32 = 16 * FLOAT32 * (1 + np.abs(case.prediction).max() + want)
+        # The difference of the squared error is rounded itself; probabilities are not.
+        rounded = 2 * u * (1 + u) if isinstance(case.loss, SquaredError) else 0
+        assert abs(np.float64(value) - want) <= rounded * want + float32
+        allowed = (u + rounded) * np.abs(want_dp) + float32 * float(dvalue)
+        assert (np.abs(np.float64(dp) - want_dp) <= allowed).all()
 
 
 def test_a_float16_gradient_that_fits_is_not_lost_on_the_way():
@@ -328,11 +331,11 @@ def test_under_jit_a_label_out_of_range_gives_nan_and_no_gradient(gradient, labe
 
 
 @pytest.mark.parametrize("classes", [128, 256, 300])
-def test_labels_of_every_integer_dtype_mean_the_same(classes):
+def test_labels_of_small_integer_dtypes_mean_the_same(classes):
     # 256 classes of bytes, for one, have labels uint8, which cannot hold the number 256 itself.
     loss = SoftmaxCrossEntropy()
     logits = normal((3, classes)).astype(np.float32)
-    dtypes = ["int32", "int8", "uint8", "int16", "uint16", "uint32"]
+    dtypes = ["int32", "int8", "uint8"]
 
     @jax.jit
     def everything(labels):
@@ -393,32 +396,37 @@ def test_check_values_checks_shapes_too(loss):
 # Accuracy
 
 
+@partial(jax.jit, static_argnums=0)
+def correct(loss, prediction, target):
+    return loss.correct(prediction, target)
+
+
 def test_an_answer_is_right_where_the_largest_logit_is():
-    loss = SoftmaxCrossEntropy()
-    logits = jnp.array([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_array_equal(loss.correct(logits, jnp.array([1, 1, 2])), [1, 0, 1])
-    positions = loss.correct(logits[None], jnp.array([[1, 1, 2]]))
+    logits = np.array([[1, 3, 2], [5, 5, 0], [0, 0, 1]], np.float32)
+    labels = np.array([1, 1, 2])
+    np.testing.assert_array_equal(correct(SoftmaxCrossEntropy(), logits, labels), [1, 0, 1])
+    positions = correct(SoftmaxCrossEntropy(), logits[None], labels[None])
     np.testing.assert_allclose(positions, [2 / 3], rtol=1e-6)
 
 
 def test_a_yes_or_no_is_right_where_the_sign_is():
-    loss = SigmoidCrossEntropy()
-    logits = jnp.array([[2.0, -1.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(loss.correct(logits, jnp.array([[1, 0], [1, 1]])), [1, 0.5])
+    logits = np.array([[2, -1], [0, 1]], np.float32)
+    right = correct(SigmoidCrossEntropy(), logits, np.array([[1, 0], [1, 1]]))
+    np.testing.assert_array_equal(right, [1, 0.5])
 
 
 def test_a_distance_is_neither_right_nor_wrong():
-    assert SquaredError().correct(jnp.ones(2), jnp.ones(2)) is None
+    assert SquaredError().correct(np.ones(2), np.ones(2)) is None
 
 
 def test_accuracy_is_nan_for_predictions_that_are_not_finite():
-    bad = jnp.array([[jnp.nan, 0.0], [0.0, jnp.nan], [jnp.inf, 0.0], [0.0, 1.0]])
-    right = SoftmaxCrossEntropy().correct(bad, jnp.array([0, 0, 0, 1]))
+    bad = np.array([[np.nan, 0], [0, np.nan], [np.inf, 0], [0, 1]], np.float32)
+    right = correct(SoftmaxCrossEntropy(), bad, np.array([0, 0, 0, 1]))
     np.testing.assert_array_equal(right, [np.nan, np.nan, np.nan, 1])
-    right = SigmoidCrossEntropy().correct(bad, jnp.zeros((4, 2)))
+    right = correct(SigmoidCrossEntropy(), bad, np.zeros((4, 2), np.float32))
     np.testing.assert_array_equal(right, [np.nan, np.nan, np.nan, 0.5])
 
 
 def test_accuracy_can_be_counted_in_float64_programs(x64):
-    right = SoftmaxCrossEntropy().correct(jnp.eye(2), np.array([0, 0], np.int32))
+    right = correct(SoftmaxCrossEntropy(), np.eye(2), np.array([0, 0], np.int32))
     np.testing.assert_array_equal(right, [1, 0])

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     name: str
     layer: Layer
     shape: tuple[int, ...]  # of x
+    two_modes: bool = False  # whether evaluation is another function than training
     # None where the arithmetic is not jnn's own: a combinator has none, a lifted function is yours.
     rounding: Rounding | None = None
     # A lifted function keeps what jax.vjp keeps, parameters included, and only it can print itself.
@@ -99,21 +100,21 @@ TOYS = jnn.Serial(jnn.Dense(4, bias=False), Centre(), Noise(), jnn.Dense(2))
 LIFTED = jnn.lift(ones, wave)
 
 ROWS = [
-    Row("dense", jnn.Dense(3), (4, 5), dense),
-    Row("dense over positions", jnn.Dense(4), (2, 3, 5), dense),
-    Row("dense without bias", jnn.Dense(3, bias=False), (4, 5), dense),
-    Row("dense, a long sum", jnn.Dense(2, jnn.initializers.lecun_normal), (3, 300), dense),
-    Row("dense, one of everything", jnn.Dense(1), (1, 1), dense),
-    Row("sigmoid", jnn.Sigmoid(), (4, 5), sigmoid),
-    Row("tanh", jnn.Tanh(), (2, 3, 4), tanh),
-    Row("relu", jnn.ReLU(), (4, 5), rearranged),
-    Row("leaky relu", jnn.LeakyReLU(), (4, 5), leaky(0.01)),
-    Row("leaky relu, another slope", jnn.LeakyReLU(0.3), (4, 5), leaky(0.3)),
-    Row("flatten", jnn.Flatten(), (3, 2, 4, 1), rearranged),
-    Row("flatten of numbers", jnn.Flatten(), (3,), rearranged),
+    Row("dense", jnn.Dense(3), (4, 5), rounding=dense),
+    Row("dense over positions", jnn.Dense(4), (2, 3, 5), rounding=dense),
+    Row("dense without bias", jnn.Dense(3, bias=False), (4, 5), rounding=dense),
+    Row("dense, a long sum", jnn.Dense(2, jnn.initializers.lecun_normal), (3, 300), rounding=dense),
+    Row("dense, one of everything", jnn.Dense(1), (1, 1), rounding=dense),
+    Row("sigmoid", jnn.Sigmoid(), (4, 5), rounding=sigmoid),
+    Row("tanh", jnn.Tanh(), (2, 3, 4), rounding=tanh),
+    Row("relu", jnn.ReLU(), (4, 5), rounding=rearranged),
+    Row("leaky relu", jnn.LeakyReLU(), (4, 5), rounding=leaky(0.01)),
+    Row("leaky relu, another slope", jnn.LeakyReLU(0.3), (4, 5), rounding=leaky(0.3)),
+    Row("flatten", jnn.Flatten(), (3, 2, 4, 1), rounding=rearranged),
+    Row("flatten of numbers", jnn.Flatten(), (3,), rounding=rearranged),
     Row("serial", MLP, (4, 5)),
     Row("serial in serial", NESTED, (3, 2, 2)),
-    Row("serial of state and chance", TOYS, (4, 5)),
+    Row("serial of state and chance", TOYS, (4, 5), two_modes=True),
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

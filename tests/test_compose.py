@@ -148,7 +148,7 @@ PARAMS = {
 def test_params_of_another_network_are_refused(spoil):
     net = Serial(Dense(3))
     params, _ = begin(net)
-    with pytest.raises(LayerError, match="params (is|has)"):
+    with pytest.raises(LayerError, match=r"params (is|has)"):
         net.forward(spoil(params), X, Eval())
 
 
@@ -167,7 +167,7 @@ def test_an_error_carries_the_path_two_levels_deep():
     wrong = jnp.ones((4, 6))
     with pytest.raises(LayerError, match=r"^encoder\.project = Dense\(3\): x is float32 \(4, 6\)"):
         net.forward(params, wrong, Eval())
-    y, cache = net.forward(params, X, Eval())
+    _, cache = net.forward(params, X, Eval())
     with pytest.raises(LayerError, match=r"^head = Dense\(2\): dy is float32 \(4, 3\)"):
         net.backward(params, cache, jnp.ones((4, 3)))
     with pytest.raises(LayerError, match=r"^encoder\.project = Dense\(3\): x has no axes"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import toys
 from agreement import assert_agree
+from jax.test_util import check_vjp
 from table import ROWS, example
 
 import jnn
@@ -22,13 +23,22 @@ over_table = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 over_hand_written = pytest.mark.parametrize(
     "row", [row for row in ROWS if not row.lifted], ids=lambda row: row.name
 )
+LOW_PRECISION = jnp.bfloat16, jnp.float16
 over_low_precision = pytest.mark.parametrize(
-    "dtype", [jnp.bfloat16, jnp.float16], ids=lambda dtype: dtype.__name__
+    "dtype", LOW_PRECISION, ids=lambda dtype: dtype.__name__
 )
 
 
-def train(seed: int = 1) -> Train:
+def train(state=(), seed: int = 1) -> Train:
+    """The counterpart of Eval(state), which reads no state."""
     return Train(jax.random.key(seed))
+
+
+over_modes = pytest.mark.parametrize(
+    "row, mode",
+    [(row, mode) for row in ROWS for mode in (train, Eval)[: 1 + row.two_modes]],
+    ids=lambda v: v.name if isinstance(v, tuple) else v.__name__,
+)
 
 
 def passes(layer, params, x, dy, mode):
@@ -61,59 +71,56 @@ def at(i, tree):
     return jax.tree.map(lambda v: v[i], tree)
 
 
-@over_table
-def test_backward_is_the_vjp_of_forward(row, x64):
-    params, _, x, dy = example(row, jnp.float64)
-    want = jax.jit(partial(by_vjp, outputs(row.layer)))(params, x, dy, train())
-    assert_agree(compiled(row.layer, params, x, dy, train()), want, FLOAT64)
-
-
 @partial(jax.jit, static_argnums=0)
-def differences(layer, params, x, dy, mode, along):
-    """The slope of <dy, y> along one direction in (params, x): as backward has it, and measured."""
-    _, *grads = passes(layer, params, x, dy, mode)
-
-    def value(t):
-        params_t, x_t = jax.tree.map(lambda v, a: v + t * a, (params, x), along)
-        return jnp.vdot(dy, layer.forward(params_t, x_t, mode)[0])
-
-    products = jax.tree.leaves(jax.tree.map(lambda g, a: g * a, tuple(grads), along))
-    size = sum(jnp.abs(p).sum() for p in products)
-    return sum(p.sum() for p in products), jnn.gradcheck.slope(value), size
+def autodiff(layer, params, x, dy, mode):
+    """jax.vjp of the forward pass; and of the layer as a function with a rule of its own."""
+    with_rule = jax.checkpoint(jnn.as_function(layer))
+    return [by_vjp(f, params, x, dy, mode) for f in (outputs(layer), with_rule)]
 
 
-@over_table
-def test_backward_agrees_with_finite_differences(row, x64):
-    params, _, x, dy = example(row, jnp.float64)
-    random = np.random.default_rng(2)
-    along = jax.tree.map(lambda v: random.standard_normal(v.shape), (params, x))
-    predicted, slope, size = differences(row.layer, params, x, dy, train(), along)
-    assert abs(predicted - slope.value) <= 10 * slope.error
-    assert slope.error <= 1e-8 * size  # or the line before would say nothing
+@over_modes
+def test_backward_is_the_vjp_of_forward(row, mode, x64):
+    params, state, x, dy = example(row, jnp.float64)
+    want, _ = autodiff(row.layer, params, x, dy, mode(state))
+    assert_agree(compiled(row.layer, params, x, dy, mode(state)), want, FLOAT64)
 
 
-@partial(jax.jit, static_argnums=0)
-def either(layer, training, params, x, dy, key, state):
-    """`passes` and `by_vjp`, with the mode chosen on the device."""
+@over_modes
+def test_jax_vjp_takes_the_hand_written_rule_under_remat(row, mode, x64):
+    params, state, x, dy = example(row, jnp.float64)
+    want, with_rule = autodiff(row.layer, params, x, dy, mode(state))
+    assert_agree(with_rule, want, FLOAT64)
+
+
+@over_modes
+def test_backward_agrees_with_finite_differences(row, mode, x64):
+    params, state, x, _ = example(row, jnp.float64)
 
     def forward(params, x):
-        return jax.lax.cond(
-            training,
-            lambda: layer.forward(params, x, Train(key)),
-            lambda: layer.forward(params, x, Eval(state)),
-        )
+        return vjp(params, x)[0]
 
-    y, cache = forward(params, x)
-    by_hand = y, *layer.backward(params, cache, dy)
-    return by_hand, by_vjp(lambda params, x, _: forward(params, x)[0], params, x, dy, None)
+    def vjp(params, x):
+        """As jax.vjp(forward, params, x), but by the hand-written backward."""
+        dy = example(row, jnp.float64).dy
+        y, *_ = compiled(row.layer, params, x, dy, mode(state))
+        return y, lambda dy: tuple(compiled(row.layer, params, x, dy, mode(state))[1:])
+
+    # The differences err by about eps^2, and at a kink only within eps of it.
+    check_vjp(forward, vjp, (params, x), rtol=1e-7, atol=1e-7, eps=1e-5)
 
 
 @over_hand_written
-def test_the_cache_has_one_structure_so_that_cond_can_choose_the_mode(row, x64):
-    params, state, x, dy = example(row, jnp.float64)
-    for training in (True, False):
-        got, want = either(row.layer, training, params, x, dy, jax.random.key(1), state)
-        assert_agree(got, want, FLOAT64)
+def test_the_cache_has_one_structure_so_that_cond_can_choose_the_mode(row):
+    params, state, x, _ = example(row, jnp.float32)
+
+    def forward(training, params, x, key, state):
+        return jax.lax.cond(
+            training,
+            lambda: row.layer.forward(params, x, Train(key)),
+            lambda: row.layer.forward(params, x, Eval(state)),
+        )
+
+    jax.eval_shape(forward, True, params, x, jax.random.key(1), state)
 
 
 @over_table
@@ -163,46 +170,50 @@ def test_scan_is_a_loop_and_stacks_caches(row, x64):
     assert_agree(scanned(row.layer, params, x, dy, keys), want, FLOAT64)
 
 
-@over_table
-def test_jax_vjp_takes_the_hand_written_rule_under_remat(row, x64):
-    params, _, x, dy = example(row, jnp.float64)
-    function = jax.checkpoint(jnn.as_function(row.layer))
-    got = jax.jit(partial(by_vjp, function))(params, x, dy, train())
-    assert_agree(got, compiled(row.layer, params, x, dy, train()), FLOAT64)
-
-
 @over_hand_written
 def test_the_cache_is_arrays_and_holds_no_parameter(row, x64):
     params, state, x, _ = jax.device_put(example(row, jnp.float64))
-    for mode in (train(), Eval(state)):
+    for mode in (train(state), Eval(state)):
         _, cache = row.layer.forward(params, x, mode)
         for path, kept in jax.tree.leaves_with_path(cache):
             assert isinstance(kept, jax.Array), path
             assert not any(np.array_equal(kept, p) for p in jax.tree.leaves(params)), path
 
 
+@over_table
+def test_the_table_says_which_layers_have_two_modes(row, x64):
+    params, state, x, _ = jax.device_put(example(row, jnp.float64))
+    one, other = (row.layer.forward(params, x, mode)[0] for mode in (train(state), Eval(state)))
+    assert np.array_equal(one, other) != row.two_modes
+
+
 @over_low_precision
 @over_table
 def test_low_precision_keeps_its_dtype(row, dtype):
     params, state, x, dy = example(row, dtype)
-    for mode in (train(), Eval(state)):
+    for mode in (train(state), Eval(state)):
         for v in jax.tree.leaves(jax.eval_shape(partial(passes, row.layer), params, x, dy, mode)):
             assert v.dtype == dtype and not v.weak_type
 
 
-@over_low_precision
+@partial(jax.jit, static_argnums=0)
+def compiled_for_all(layer, given):
+    return [passes(layer, *each, train()) for each in given]
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.rounding], ids=lambda row: row.name)
-def test_low_precision_is_wrong_by_rounding_only(row, dtype):
-    params, _, x, dy = example(row, dtype)
-    got = compiled(row.layer, params, x, dy, train())
-    with jax.enable_x64(True):
-        params, x, dy = jax.tree.map(np.float64, (params, x, dy))
+def test_low_precision_is_wrong_by_rounding_only(row, x64):
+    given = [(e.params, e.x, e.dy) for e in (example(row, dtype) for dtype in LOW_PRECISION)]
+    for dtype, low, got in zip(
+        LOW_PRECISION, given, compiled_for_all(row.layer, given), strict=True
+    ):
+        params, x, dy = jax.tree.map(np.float64, low)
         want = jax.device_get(compiled(row.layer, params, x, dy, train()))
-    limits = jnp.finfo(dtype)
-    allowed = row.rounding(params, x, dy, want[0], float(limits.eps) / 2)
-    for g, w, a in zip(*map(jax.tree.leaves, (got, want, allowed)), strict=True):
-        # Below the smallest normal number the spacing is fixed.
-        assert (np.abs(np.float64(g) - w) <= a + float(limits.smallest_subnormal)).all()
+        limits = jnp.finfo(dtype)
+        allowed = row.rounding(params, x, dy, want[0], float(limits.eps) / 2)
+        for g, w, a in zip(*map(jax.tree.leaves, (got, want, allowed)), strict=True):
+            # Below the smallest normal number the spacing is fixed.
+            assert (np.abs(np.float64(g) - w) <= a + float(limits.smallest_subnormal)).all()
 
 
 @over_table
@@ -217,7 +228,7 @@ def test_what_comes_out_goes_in_again_without_a_retrace(row):
         return jax.tree.map(jnp.subtract, params, grads), dx, y
 
     for seed in range(2):
-        params, x, dy = jax.eval_shape(step, params, x, dy, train(seed))
+        params, x, dy = jax.eval_shape(step, params, x, dy, train(seed=seed))
     assert len(traces) == 1
 
 

@@ -122,7 +122,7 @@ def test_a_nan_cotangent_is_passed_on(layer):
 
 @pytest.mark.parametrize("slope", [-0.1, float("nan"), float("inf"), "0.1", None])
 def test_a_bad_slope_is_refused(slope):
-    with pytest.raises(LayerError, match="slope is .*; it must be a finite number of at least 0"):
+    with pytest.raises(LayerError, match=r"slope is .*; it must be a finite number of at least 0"):
         LeakyReLU(slope)
 
 

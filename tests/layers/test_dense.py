@@ -54,7 +54,7 @@ def test_fresh_weights_come_from_the_initializer_and_biases_are_zero(weight):
 
 @pytest.mark.parametrize("features", [0, -1, 2.0, "3", None, True])
 def test_bad_features_are_refused(features):
-    with pytest.raises(LayerError, match="features is .*; it must be a positive integer"):
+    with pytest.raises(LayerError, match=r"features is .*; it must be a positive integer"):
         Dense(features)
 
 

@@ -2,8 +2,8 @@
 
     python examples/saliency.py [PICTURE]
 
-Trains on the digits, then pulls "one more point for the winning class" back to the pixels of some
-test images. Red pixels speak for the decision where there is ink, blue ones against it.
+Trains on the digits, then pulls "one more point for the winning class" back to the pixels of one
+test image of each digit. Ink on red pixels speaks for the decision, ink on blue ones against it.
 """
 
 import sys
@@ -38,14 +38,15 @@ def main(picture: str = "saliency.png") -> float:
         epochs=10,
         batch_size=32,
     )
-    x = jnp.asarray(data.test.x[:8])
+    x = jnp.asarray(data.test.x[[list(data.test.y).index(digit) for digit in range(10)]])
     winner, dx = saliency(params, x)
     jnn.plots.save(
         jnn.plots.images(
             np.concatenate([x, dx])[..., 0],
-            [f"a {digit}" for digit in winner] + [f"why {digit}" for digit in winner],
-            columns=8,
-            signed=8 * [False] + 8 * [True],
+            [f"seen as {digit}" for digit in winner] + [f"why {digit}" for digit in winner],
+            columns=10,
+            signed=10 * [False] + 10 * [True],
+            caption="ink on red pixels speaks for the decision, ink on blue ones against it",
         ),
         picture,
     )

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from jnn.layer import Layer, Train
 from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
 from jnn.losses import Loss, SoftmaxCrossEntropy
 from jnn.optimizers import Optimizer, momentum, sgd
-from jnn.report import follow, print_summary
+from jnn.report import follow, print_summary, show
 from jnn.schedules import cosine
 from jnn.training import GRADIENTS, evaluate, run, start
 
@@ -42,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status; every failure is one sentence on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        options = _parser().parse_args(argv)
-        return train(options)
-    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        return train(_parser().parse_args(sys.argv[1:] or ["--help"] if argv is None else argv))
+    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         print(f"jnn: {error}", file=sys.stderr)
         return 1
+    except jax.errors.JaxRuntimeError as error:
+        print(f"jnn: JAX gave up: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
-        print("\njnn: stopped before training began", file=sys.stderr)
+        print("\njnn: stopped", file=sys.stderr)
         return _interrupted(error)
 
 
@@ -81,7 +84,8 @@ def train(options: argparse.Namespace) -> int:
     )
     print_summary(net, dataset.train.x)
     x, y = (v[:CHECKED] for v in dataset.train)
-    check = check_network(net, loss, state.params, x, y, Train(mode_key), key=check_key)
+    with show("checking the gradients"):
+        check = check_network(net, loss, state.params, x, y, Train(mode_key), key=check_key)
     print(check)
     if not check:
         return 1
@@ -127,7 +131,7 @@ def _ingredients(
     layers = [Flatten()] if dataset.train.x.ndim > 2 else []
     for width in options.hidden:
         layers += [Dense(width, weight=weight), activation]
-    net = Serial(*layers, Dense(dataset.classes, weight=lecun_normal))
+    net = Serial(*layers, Dense(dataset.classes, weight=weight))
     lr = options.lr
     if options.schedule == "cosine":
         lr = cosine(lr, max(1, options.epochs * (len(dataset.train.x) // options.batch_size)))
@@ -140,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Neural networks whose hand-written gradients are checked before they train.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"jnn {version('jnn')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     defaults = "\n".join(
         f"  {name:<8}--hidden {','.join(map(str, d['hidden'])):<13}--lr {d['lr']}  "
@@ -158,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add = sub.add_argument
     add("dataset", nargs="?", choices=DEFAULTS, default="digits", help="default: digits, built in")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the MNIST files, plain or .gz")
-    add("--hidden", type=_widths, metavar="N,N", help="widths of the hidden layers")
+    add("--hidden", type=_widths, metavar="N,N", help="widths of the hidden layers, or none")
     add("--activation", choices=ACTIVATIONS, default="relu", help="default: relu")
     add("--optimizer", choices=OPTIMIZERS, default="momentum", help="default: momentum, mu 0.9")
     add("--lr", type=_rate, metavar="X", help="learning rate at the first step")
@@ -177,7 +182,12 @@ def _parser() -> argparse.ArgumentParser:
         default="backprop",
         help="hand-written (default), or jax.grad of the same network",
     )
-    add("--picture", type=Path, metavar="FILE", help="draw the learning curves, .png, .svg or .pdf")
+    add(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw the learning curves in a new .png, .svg or .pdf",
+    )
     return parser
 
 
@@ -214,10 +224,10 @@ def _seed(text: str) -> int:
 
 def _widths(text: str) -> tuple[int, ...]:
     try:
-        return tuple(_whole(width) for width in text.split(","))
+        return () if text == "none" else tuple(_whole(width) for width in text.split(","))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of widths such as 512,512"
+            f"{text!r} is not a list of widths such as 512,512, or none"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """Combinators: layers made of layers, whose backward calls their children's in reverse."""
 
-import zlib
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,8 @@ from jnn.layer import (
     Params,
     State,
     Train,
-    describe,
     fail,
+    form_of,
     inside,
 )
 
@@ -58,11 +58,15 @@ class Serial(Layer):
         object.__setattr__(self, "layers", _named(self, layers))
 
     def __repr__(self) -> str:
-        derived = [name for name, _ in _named(self, [layer for _, layer in self.layers])]
-        shown = [
-            repr(layer if name == default else (name, layer))
-            for (name, layer), default in zip(self.layers, derived, strict=True)
+        derived = _named(self, [layer for _, layer in self.layers])
+        entries = [
+            pair[1] if pair == default else pair
+            for pair, default in zip(self.layers, derived, strict=True)
         ]
+        # A name given to one layer may change what is derived for another.
+        if _named(self, entries) != self.layers:
+            entries = self.layers
+        shown = map(repr, entries)
         return f"Serial({', '.join(shown)})"
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
@@ -80,14 +84,16 @@ class Serial(Layer):
         cache = {}
         for name, layer in self.layers:
             with inside(name, layer):
-                x, cache[name] = layer.forward(params.get(name, {}), x, _child_mode(mode, name))
+                result = layer.forward(params.get(name, {}), x, _child_mode(mode, name))
+                x, cache[name] = _pair(layer, result, "forward must return (y, cache)")
         return x, cache
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         grads = {}
         for name, layer in reversed(self.layers):
             with inside(name, layer):
-                grads[name], dy = layer.backward(params.get(name, {}), cache[name], dy)
+                result = layer.backward(params.get(name, {}), cache[name], dy)
+                grads[name], dy = _pair(layer, result, "backward must return (grads, dx)")
         return {name: grads[name] for name in params}, dy
 
     def observe(self, state: State, cache: Cache) -> State:
@@ -105,12 +111,14 @@ class Serial(Layer):
         if not isinstance(mode, Train | Eval):
             fail(self, f"mode is {mode!r}; it must be jnn.Train(key) or jnn.Eval(state)")
         if isinstance(mode, Eval) and mode.state != () and not isinstance(mode.state, Mapping):
-            fail(self, f"the state of mode is {describe(mode.state)}; it must be as init makes it")
+            fail(self, f"the state of mode is {form_of(mode.state)}; it must be as init makes it")
         names = [name for name, _ in self.layers]
         if not isinstance(params, Mapping):
-            fail(self, f"params is {describe(params)}; it must be a dict by layer names {names}")
-        if strangers := sorted(set(params) - set(names)):
-            fail(self, f"params has {strangers}; the layers of this network are {names}")
+            fail(self, f"params is {form_of(params)}; it must be a dict by layer names {names}")
+        state = mode.state if isinstance(mode, Eval) else ()
+        for what, tree in (("params", params), ("the state of mode", state)):
+            if strangers := sorted(set(tree) - set(names)):
+                fail(self, f"{what} has {strangers}; the layers of this network are {names}")
 
 
 def _named(
@@ -120,7 +128,7 @@ def _named(
     pairs = [
         entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry) for entry in layers
     ]
-    taken = {name for name, _ in pairs}
+    taken = [name for name, _ in pairs]
     counts: dict[str, int] = {}
     named = []
     for name, layer in pairs:
@@ -144,11 +152,21 @@ def _mend(entry: object) -> str:
         return f"perhaps you meant {entry.__name__}(...)"
     if isinstance(entry, list | tuple):
         return "give layers one by one, Serial(*layers), or as (name, layer)"
-    return "jnn.lift(init, fn) makes a layer of a function"
+    return "jnn.lift(init, fn) makes a layer of a function fn(params, x)"
+
+
+def _pair(layer: Layer, result: Any, rule: str) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        fail(layer, f"{rule}; it returned a {type(result).__name__}")
+    return result
 
 
 def _fold(key: jax.Array, name: str) -> jax.Array:
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    # Both halves of 64 bits: two names with the same 32 would get the same random numbers.
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    for half in (digest[:4], digest[4:]):
+        key = jax.random.fold_in(key, int.from_bytes(half, "little"))
+    return key
 
 
 def _child_mode(mode: Mode, name: str) -> Mode:

@@ -103,7 +103,11 @@ def as_function(net: Layer) -> Callable[[Params, Any, Mode], Any]:
         return grads, dx, None
 
     function.defvjp(fwd, bwd)
-    return function
+
+    def network(params: Params, x: Any, mode: Mode) -> Any:
+        return function(params, x, mode)
+
+    return network
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], A
     `jax.vjp` returns, a pytree of arrays; unlike that of hand-written layers it holds the
     parameters where the derivative needs them, and its structure is that of one trace.
     Two lifted layers are equal where their two functions are the same objects.
+    Raises ValueError where one of the two is no function.
 
     >>> import jnn
     >>> scale = lift(lambda key, x: {"s": jnp.ones(x.shape[-1])}, lambda p, x: jnp.sin(x * p["s"]))
@@ -143,6 +148,9 @@ def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], A
     >>> sorted(params)
     ['dense1', 'scale']
     """
+    for name, f in (("init", init), ("fn", fn)):
+        if not callable(f):
+            raise ValueError(f"lift: {name} is {f!r}; it must be a function")
     return Lifted(init, fn)
 
 

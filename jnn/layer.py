@@ -68,13 +68,28 @@ def inside(name: str, layer: "Layer") -> Iterator[None]:
 
 
 class Printed:
-    """A dataclass that prints as it is written: `Dense(3)`, leaving out what is at its default."""
+    """A dataclass that prints as it is written, `Dense(3)`, leaving out what is at its default.
+
+    It equals another of its class that holds the same: what fields declare and what an `__init__`
+    of its own sets, for a static argument that jit mistook for another would reuse its program.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # @dataclass would give every subclass a repr of all its fields, but leaves one it finds.
-        if "__repr__" not in cls.__dict__:
-            cls.__repr__ = Printed.__repr__
+        # @dataclass would make its own for every subclass, but leaves what it finds.
+        for name in ("__repr__", "__eq__", "__hash__"):
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Printed, name))
+
+    def _held(self) -> tuple[tuple[str, Any], ...]:
+        compared = {f.name: f.compare for f in fields(cast(Any, self))}
+        return tuple((k, v) for k, v in sorted(vars(self).items()) if compared.get(k, True))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._held() == cast(Printed, other)._held()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._held()))
 
     def __repr__(self) -> str:
         shown = []
@@ -161,7 +176,7 @@ def shape_of(x: Any) -> str:
     return f"{x.dtype} {tuple(x.shape)}"
 
 
-def describe(params: Any) -> str:
+def form_of(params: Any) -> str:
     """How errors show parameters of the wrong form."""
     if isinstance(params, Mapping):
         return f"a dict of {sorted(params)}"
@@ -193,6 +208,12 @@ def floating(layer: object, x: Any) -> jax.Array:
 
 def check_cotangent(layer: object, dy: Any, y: Any) -> None:
     """Refuses a `dy` whose shape or dtype is not that of the output `y` (anything with both)."""
+    if not hasattr(dy, "shape") or not hasattr(dy, "dtype"):
+        fail(
+            layer,
+            f"dy is a {type(dy).__name__}; it must be an array like the output, {shape_of(y)} "
+            "(does the layer after this one return (grads, dx), in this order?)",
+        )
     if dy.shape != y.shape or dy.dtype != y.dtype:
         fail(
             layer,
@@ -211,11 +232,16 @@ def unlike(tree: Tree, pattern: Tree) -> str | None:
         {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(t)}
         for t in (tree, pattern)
     )
-    for path in sorted(want.keys() | got.keys()):
-        if path not in got:
-            return f"{path} is missing"
-        if path not in want:
-            return f"{path} does not belong"
+    missing, surplus = (
+        ", ".join(sorted(a - b)) for a, b in ((want.keys(), got.keys()), (got.keys(), want.keys()))
+    )
+    if missing or surplus:
+        found = (
+            ("missing: " + missing) * bool(missing),
+            ("not belonging: " + surplus) * bool(surplus),
+        )
+        return "; ".join(text for text in found if text)
+    for path in want:
         if shape_of(got[path]) != shape_of(want[path]):
             return f"{path} is {shape_of(got[path])} where {shape_of(want[path])} belongs"
     return None

@@ -40,7 +40,7 @@ class Loss(Printed):
 
     def backward(self, cache: Cache, dvalue: jax.Array) -> jax.Array:
         """The cotangent of the prediction; `dvalue` has the shape of the value."""
-        shape = self.values_shape(cache)
+        dvalue, shape = jnp.asarray(dvalue), self.values_shape(cache)
         expected = shape[:1] if self.per_example else ()
         if jnp.shape(dvalue) != expected:
             self.fail(f"dvalue is {jnp.shape(dvalue)}; it must have the value's shape, {expected}")
@@ -69,14 +69,18 @@ class Loss(Printed):
 
     def check_shapes(self, prediction: Any, target: Any) -> None:
         """Refuses shapes and dtypes that do not fit together, at trace time."""
-        if not jnp.issubdtype(prediction.dtype, jnp.floating):
-            self.fail(f"the prediction is {shape_of(prediction)}; it must be floating point")
+        self.check_prediction(prediction)
         if target.shape != prediction.shape:
             self.fail(
                 f"the prediction is {shape_of(prediction)} and the target {shape_of(target)}; "
                 "their shapes must be equal, for nothing is broadcast: reshape one of them"
             )
-        if prediction.ndim < 1 or prediction.shape[0] == 0:
+
+    def check_prediction(self, prediction: Any) -> None:
+        """Refuses a prediction that is not of floating-point numbers, or of no examples."""
+        if not jnp.issubdtype(prediction.dtype, jnp.floating):
+            self.fail(f"the prediction is {shape_of(prediction)}; it must be floating point")
+        if prediction.ndim < 1 or 0 in prediction.shape:
             self.fail(f"the prediction is {shape_of(prediction)}; it must hold an example or more")
 
     def check_values(self, prediction: Any, target: np.ndarray) -> None:
@@ -103,7 +107,7 @@ class SquaredError(Loss):
 
     The sum runs over everything but the examples, and there is no factor 1/2: the lectures'
     definition. (Libraries that average over the outputs too are smaller by their number.)
-    Shapes: prediction and target (n, ...). Cache: the difference p - t.
+    Shapes: prediction and target (n, ...). Cache: both, which are held anyway.
 
     >>> loss = SquaredError()
     >>> value, cache = loss.forward(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.zeros((2, 2)))
@@ -112,15 +116,16 @@ class SquaredError(Loss):
     """
 
     def values(self, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, Cache]:
-        difference = prediction - target.astype(prediction.dtype)
-        square = jnp.square(difference.astype(accumulator(difference.dtype)))
-        return square.sum(axis=tuple(range(1, square.ndim))), difference
+        p, t = _wide(prediction, target)
+        square = jnp.square(p - t)
+        return square.sum(axis=tuple(range(1, square.ndim))), (prediction, target)
 
     def pull(self, cache: Cache, dvalues: jax.Array) -> jax.Array:
-        return _scale(2 * cache, dvalues)
+        p, t = _wide(*cache)
+        return _scaled(p - t, 2 * dvalues).astype(cache[0].dtype)
 
     def values_shape(self, cache: Cache) -> tuple[int, ...]:
-        return cache.shape[:1]
+        return cache[0].shape[:1]
 
 
 @dataclass(frozen=True)
@@ -141,14 +146,13 @@ class SigmoidCrossEntropy(Loss):
     """
 
     def values(self, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, Cache]:
-        target = target.astype(prediction.dtype)
-        s, t = (v.astype(accumulator(v.dtype)) for v in (prediction, target))
+        s, t = _wide(prediction, target)
         each = jax.nn.softplus(s) - t * s
         return each.sum(axis=tuple(range(1, each.ndim))), (prediction, target)
 
     def pull(self, cache: Cache, dvalues: jax.Array) -> jax.Array:
-        logits, target = cache
-        return _scale(jax.nn.sigmoid(logits) - target, dvalues)
+        s, t = _wide(*cache)
+        return _scaled(jax.nn.sigmoid(s) - t, dvalues).astype(cache[0].dtype)
 
     def values_shape(self, cache: Cache) -> tuple[int, ...]:
         return cache[0].shape[:1]
@@ -175,7 +179,8 @@ class SoftmaxCrossEntropy(Loss):
 
     Shapes: prediction (logits s) (n, ..., k), target (labels y) (n, ...) of integers in 0..k-1;
     axes between are positions of an example (the tokens of a text), over which L_i is the mean.
-    Cache: logits, labels, and the log of the sum, (n, ...). A logit of -inf rules a class out.
+    Cache: logits, labels, and of each example the largest logit and the log of the sum without it,
+    both (n, ...): logits that lie far from 0 then cost no digits. -inf rules a class out.
 
     A label outside 0..k-1 would silently count as another class in JAX's indexing. Here it makes
     the value NaN under jit, and `jnn.run` and `jnn.fit` refuse it before they compile.
@@ -187,16 +192,21 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     def values(self, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, Cache]:
-        s = prediction.astype(accumulator(prediction.dtype))
-        log_sum = jax.nn.logsumexp(s, axis=-1)
-        chosen = jnp.where(_onehot(s, target), s, 0).sum(axis=-1)
-        value = jnp.where(_in_range(s, target), log_sum - chosen, jnp.nan)
-        return value, (prediction, target, log_sum)
+        labels = _labels(target)
+        (s,) = _wide(prediction)
+        peak = jax.lax.stop_gradient(s.max(axis=-1))  # the value does not depend on it
+        peak = jnp.where(jnp.isfinite(peak), peak, 0)
+        s = s - peak[..., None]
+        log_sum = jnp.log(jnp.exp(s).sum(axis=-1))
+        chosen = jnp.where(_onehot(s, labels), s, 0).sum(axis=-1)
+        value = jnp.where(_in_range(s, labels), log_sum - chosen, jnp.nan)
+        return value, (prediction, labels, peak, log_sum)
 
     def pull(self, cache: Cache, dvalues: jax.Array) -> jax.Array:
-        logits, labels, log_sum = cache
+        logits, labels, peak, log_sum = cache
         dvalues = jnp.where(_in_range(logits, labels), dvalues, 0)[..., None]
-        probability = jnp.exp(logits.astype(log_sum.dtype) - log_sum[..., None])
+        (s,) = _wide(logits)
+        probability = jnp.exp((s - peak[..., None]) - log_sum[..., None])
         excess = jnp.where(_onehot(logits, labels), probability - 1, probability)
         return (excess * dvalues).astype(logits.dtype)
 
@@ -204,18 +214,30 @@ class SoftmaxCrossEntropy(Loss):
         return cache[1].shape
 
     def correct(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
-        right = (prediction.argmax(axis=-1).astype(target.dtype) == target).astype(jnp.float32)
+        labels = _labels(target)
+        right = (prediction.argmax(axis=-1).astype(labels.dtype) == labels).astype(jnp.float32)
         right = jnp.where(jnp.isfinite(prediction.max(axis=-1)), right, jnp.nan)
         return right.mean(axis=tuple(range(1, right.ndim)))
 
     def check_shapes(self, prediction: Any, target: Any) -> None:
         if prediction.ndim < 2:
             self.fail(f"the prediction is {shape_of(prediction)}; it must be logits (n, ..., k)")
+        self.check_prediction(prediction)
+        if target.shape == prediction.shape:
+            self.fail(
+                f"the labels are {shape_of(target)}, like the logits; if they are one-hot, "
+                "pass labels.argmax(axis=-1)"
+            )
         if not jnp.issubdtype(target.dtype, jnp.integer):
-            mend = ".argmax(axis=-1)" if target.shape == prediction.shape else ".astype('int32')"
-            self.fail(f"the labels are {shape_of(target)}; they must be integers: labels{mend}")
-        one_each = jax.ShapeDtypeStruct(prediction.shape[:-1], prediction.dtype)
-        super().check_shapes(one_each, target)
+            self.fail(
+                f"the labels are {shape_of(target)}; they must be integers: labels.astype('int32')"
+            )
+        if target.shape != prediction.shape[:-1]:
+            self.fail(
+                f"the prediction is {shape_of(prediction)} and the labels {shape_of(target)}; "
+                f"their shapes must be equal but for the classes, for nothing is broadcast: "
+                f"reshape the labels to {tuple(prediction.shape[:-1])}"
+            )
 
     def check_values(self, prediction: Any, target: np.ndarray) -> None:
         self.check_shapes(prediction, target)
@@ -246,7 +268,17 @@ def _in_range(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (labels >= 0) & (labels < logits.shape[-1])
 
 
-def _scale(x: jax.Array, dvalues: jax.Array) -> jax.Array:
-    """x times the cotangent of its example, in the dtype of x."""
-    dvalues = dvalues.reshape(dvalues.shape + (1,) * (x.ndim - dvalues.ndim))
-    return (x.astype(dvalues.dtype) * dvalues).astype(x.dtype)
+def _labels(target: jax.Array) -> jax.Array:
+    """Labels of a dtype that can count the classes: uint8 could not tell class 256 from 0."""
+    return target.astype(jnp.int32) if target.dtype.itemsize < 4 else target
+
+
+def _wide(prediction: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+    """All of them in the dtype in which a loss of such a prediction computes."""
+    dtype = accumulator(prediction.dtype)
+    return tuple(v.astype(dtype) for v in (prediction, *others))
+
+
+def _scaled(x: jax.Array, dvalues: jax.Array) -> jax.Array:
+    """x times the cotangent of its example."""
+    return x * dvalues.reshape(dvalues.shape + (1,) * (x.ndim - dvalues.ndim)).astype(x.dtype)

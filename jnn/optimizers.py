@@ -21,6 +21,16 @@ from jax.core import Tracer
 from jnn.layer import Params, Tree, shape_of
 from jnn.precision import accumulator
 
+__all__ = [
+    "MomentumState",
+    "Optimizer",
+    "SGDState",
+    "Schedule",
+    "apply_updates",
+    "momentum",
+    "sgd",
+]
+
 Schedule = Callable[[jax.Array], Any]  # the step, from 0 -> the value for that step
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+__all__ = ["check_new", "decision_boundary", "images", "learning_curves", "lines", "save"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,10 +24,12 @@ def learning_curves(history: Sequence["Progress"], title: str = "") -> "Figure":
     epochs = [record.epoch for record in history]
     validated = [(record.epoch, record.validation) for record in history if record.validation]
     for ax, quantity in zip(axes, ("loss", "accuracy"), strict=False):
-        ax.plot(epochs, [getattr(record, quantity) for record in history], label="training")
+        ax.plot(
+            epochs, [getattr(record, quantity) for record in history], label="training", marker="."
+        )
         if validated:
             values = [getattr(evaluation, quantity) for _, evaluation in validated]
-            ax.plot([epoch for epoch, _ in validated], values, label="validation")
+            ax.plot([epoch for epoch, _ in validated], values, label="validation", marker=".")
         ax.set(xlabel="epoch", ylabel=quantity)
         ax.legend(frameon=False)
     axes[0].set(yscale="log")
@@ -66,11 +70,16 @@ def lines(curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> "F
 
 
 def images(
-    pictures: np.ndarray, titles: Sequence[str], columns: int, signed: Sequence[bool]
+    pictures: np.ndarray,
+    titles: Sequence[str],
+    columns: int,
+    signed: Sequence[bool],
+    caption: str = "",
 ) -> "Figure":
     """Small images (m, height, width) in rows; a signed one runs from blue over white to red."""
     rows = -(-len(pictures) // columns)
     figure = _new_figure(figsize=(1.2 * columns, 1.4 * rows), layout="constrained")
+    figure.suptitle(caption, fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in grid:
         ax.axis("off")
@@ -84,26 +93,29 @@ def images(
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
-    """Raises an OSError where `save` could not write: before the work whose result it would be."""
+    """Raises where `save` would (ValueError, OSError, ImportError), before the work to be drawn."""
     path = Path(path)
-    if path.exists():
+    if os.path.lexists(path):
         raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{path} must end in .png, .svg or .pdf")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder; make it first")
+    _new_figure()
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Writes a figure, whole or not at all. Raises FileExistsError rather than overwrite."""
     path = Path(path)
     check_new(path)
-    descriptor, half = tempfile.mkstemp(dir=path.parent, suffix=path.suffix or ".png")
-    os.close(descriptor)
+    half = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         figure.savefig(half, dpi=150)
-        os.chmod(half, 0o644)
-        os.link(half, path)
+        os.link(half, path)  # unlike a rename, refuses to replace what came in between
     finally:
-        os.unlink(half)
+        half.unlink(missing_ok=True)
 
 
 def _figure(panels: int) -> tuple["Figure", list["Axes"]]:

@@ -1,7 +1,9 @@
 """What a person sees in a terminal: the network as a table, and a run as it goes."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,18 +22,20 @@ def describe(record: "Progress") -> str:
 
     >>> from jnn.training import Progress
     >>> describe(Progress(90, 450, 2.0, 0.25, 0.9312, 51234.0, None, None))
-    'epoch 2/10  loss 0.2500  accuracy  93.12%  51k examples/s'
+    'epoch 2/10  loss 0.2500  accuracy  93.12%  51,234 examples/s'
     """
     epochs = round(record.epoch * record.steps / record.step)
-    done = f"{record.epoch:.0f}" if record.epoch.is_integer() else f"{record.epoch:.1f}"
-    parts = [f"epoch {done}/{epochs}", f"loss {record.loss:.4f}"]
+    tenths = math.floor(10 * record.epoch) / 10  # 1.96 epochs are not yet 2
+    done = f"{record.epoch:.0f}" if record.epoch.is_integer() else f"{tenths:.1f}"
+    loss = f"{record.loss:.4f}" if record.loss < 1e4 else f"{record.loss:.2e}"
+    parts = [f"epoch {done}/{epochs}", f"loss {loss}"]
     if record.accuracy is not None:
         parts.append(f"accuracy {record.accuracy:7.2%}")
     if record.validation is not None:
         parts.append(f"validation loss {record.validation.loss:.4f}")
         if record.validation.accuracy is not None:
             parts.append(f"accuracy {record.validation.accuracy:7.2%}")
-    parts.append(f"{record.examples_per_second / 1000:.0f}k examples/s")
+    parts.append(f"{record.examples_per_second:,.0f} examples/s")
     return "  ".join(parts)
 
 
@@ -67,6 +71,13 @@ def _live(records: Iterable["Progress"], console: "Console") -> Iterator["Progre
             text = describe(record._replace(validation=validation))
             line.update(task, description=text, completed=record.step, total=record.steps)
             yield record
+
+
+def show(doing: str) -> AbstractContextManager[object]:
+    """Shows on a terminal what is being done, for as long as the `with` block lasts. Needs rich."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(doing)
 
 
 class Row(NamedTuple):
@@ -122,7 +133,7 @@ def print_summary(net: Layer, x: Any) -> None:
     rows = summary(net, x)
     table = Table(show_footer=True)
     table.add_column("layer", footer="total")
-    table.add_column("")
+    table.add_column("kind")
     table.add_column("output", justify="right")
     size, kept = sum(row.parameters for row in rows), sum(row.cache_bytes for row in rows)
     table.add_column("parameters", f"{size:,}", justify="right")

@@ -31,7 +31,9 @@ class RunState(NamedTuple):
     optimizer: Any  # the optimizer's state
     step: jax.Array  # steps taken, () int32
     key: jax.Array  # the run's; every step's randomness follows from it and the step
-    loss: jax.Array  # summed over the steps of this epoch, () float32
+    examples: jax.Array  # in the data, () int32: with the next, what an epoch is
+    batch_size: jax.Array  # () int32; both 0 until a run begins
+    loss: jax.Array  # summed over the steps of this epoch, () float
     correct: jax.Array  # likewise, the fraction of right answers
     first_bad: jax.Array  # the first step that was not finite, or -1
 
@@ -45,14 +47,18 @@ class Evaluation(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a run stands at the end of a chunk."""
+    """Where a run stands at the end of a chunk.
+
+    `validation` is None but at the end of an epoch of a run with validation data. `state` is that
+    after the last step, not the best so far.
+    """
 
     step: int  # steps taken
     steps: int  # steps of the whole run
     epoch: float  # epochs done: 2.5 is half-way through the third
     loss: float  # the mean over the steps of the current epoch so far
     accuracy: float | None  # likewise, of the training batches as they were met
-    examples_per_second: float  # of this chunk, compilation not counted
+    examples_per_second: float  # since the run began or was resumed, compilation not counted
     validation: Evaluation | None  # at the end of an epoch, where validation data were given
     state: Any  # a RunState to save or to resume from; None in a history, which keeps none
 
@@ -99,15 +105,15 @@ def run(
     so that all chunk lengths share one compilation and give bit-identical parameters. With `chunk`
     steps a chunk, it may run across epochs. Without, its length adapts to about a fifth of a
     second and it ends with the epoch at the latest. With `validation` data chunks always end with
-    the epoch, and those data are then evaluated exactly.
+    the epoch, and those data are then evaluated exactly (`progress.validation`, None elsewhere).
 
     net, loss, optimizer   as everywhere; an optimizer is any (init, update) pair
     data, validation       (x, y) arrays of equal length n, put on the device once
     epochs, batch_size     every epoch is a fresh shuffle of n // batch_size whole batches; the
                            n % batch_size examples left over are others each time
     key                    jax.random.key(seed), from which all that is random is drawn
-    resume                 in place of `key`: a state that a run like this one yielded, to go on
-                           from to the end of `epochs` exactly as if it had never stopped
+    resume                 in place of `key`: the state that a run with the same arguments yielded,
+                           to go on from to the end of `epochs` exactly as if it had never stopped
     gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
                            signature of those two
     chunk                  steps for each chunk, or None to adapt
@@ -134,20 +140,43 @@ def run(
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
 
+    epochs, batch_size = int(epochs), int(batch_size)
+    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    gradient(net, loss)  # refuses at once what it would refuse under jit
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+            raise ValueError(
+                f"optimizer is {optimizer!r}; it must be a pair of functions (init, update), "
+                "such as jnn.optimizers.sgd(0.1)"
+            )
+        optimizer = Optimizer(*optimizer)
+
     arrays = checked("data", net, loss, data)
     held_out = None if validation is None else checked("validation", net, loss, validation)
     n = len(arrays[0])
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
-    if resume is None and key is not None:
-        state = start(net, optimizer, arrays[0], key)
-    elif resume is not None and key is None:
-        state = resume
-        fresh = jax.eval_shape(partial(start, net, optimizer, arrays[0]), state.key)
-        if problem := unlike(state, fresh):
-            raise ValueError(f"resume is no state of this network and optimizer: {problem}")
-    else:
-        raise ValueError("give either key=jax.random.key(seed) or resume=a state, not both")
+    if (key is None) == (resume is None):
+        raise ValueError(
+            f"key and resume are {'both' if resume else 'not'} given; give one of them: "
+            "key=jax.random.key(seed) to begin, or resume=progress.state to go on"
+        )
+    state = resume if key is None else start(net, optimizer, arrays[0], key)
+    if not isinstance(state, RunState):
+        raise ValueError(f"resume is a {type(state).__name__}; give the .state of a Progress")
+    fresh = jax.eval_shape(partial(start, net, optimizer, arrays[0]), state.key)
+    if problem := unlike(state, fresh):
+        raise ValueError(f"resume is no state of this network and optimizer: {problem}")
+    if state.step == 0:
+        state = state._replace(examples=jnp.int32(n), batch_size=jnp.int32(batch_size))
+    if (state.examples, state.batch_size) != (n, batch_size):
+        raise ValueError(
+            f"resume is of a run on {state.examples} examples in batches of {state.batch_size}, "
+            f"this is one on {n} in batches of {batch_size}; they must agree, for they are what "
+            "its steps are counted in"
+        )
+    if epochs * (n // batch_size) >= 2**31:
+        raise ValueError(f"epochs is {epochs}; steps are counted up to 2147483647: take fewer")
     if (steps := epochs * (n // batch_size)) <= state.step:
         raise ValueError(
             f"resume has taken {state.step} steps and {epochs} epochs are {steps}; raise epochs"
@@ -157,7 +186,7 @@ def run(
         net,
         loss,
         optimizer,
-        GRADIENTS[gradient] if isinstance(gradient, str) else gradient,
+        gradient,
         batch_size,
         arrays,
     )
@@ -177,9 +206,9 @@ def fit(
 ) -> Fitted:
     """`run` to its end, with a live line on the terminal: returns params, state and history.
 
-    `options` are those of `run`. The history holds the Progress at the end of each epoch, without
-    its state. With `progress=False` nothing is shown. Ctrl-C leaves nothing in hand; where that
-    matters, loop over `run` and keep its last record.
+    `options` are those of `run` but `chunk`. The history holds the Progress at the end of each
+    epoch, without its state. With `progress=False` nothing is shown. Ctrl-C leaves nothing in hand;
+    where that matters, loop over `run` and keep its last record.
 
     >>> import jnn
     >>> train, test = jnn.data.digits()[1:3]
@@ -190,6 +219,8 @@ def fit(
     >>> len(history), history[-1].accuracy > 0.9
     (5, True)
     """
+    if "chunk" in options:
+        raise ValueError("fit keeps a record of each epoch, which a chunk may skip: use run")
     records = run(net, loss, optimizer, data, epochs=epochs, batch_size=batch_size, **options)
     history: list[Progress] = []
     state: Any = None
@@ -253,7 +284,8 @@ def _chunks(
     chunk: int | None,
 ) -> Iterator[Progress]:
     per_epoch = n // batch_size
-    step, steps = int(state.step), epochs * per_epoch
+    first = step = int(state.step)
+    steps, total = epochs * per_epoch, 0.0
     advance(state, 0)  # compiles, so that the first chunk's speed is that of the steps
     length = chunk or 1
     while step < steps:
@@ -271,7 +303,7 @@ def _chunks(
         seconds = time.perf_counter() - began
         if first_bad >= 0:
             raise Diverged(first_bad, state)
-        done = now - step
+        done, total = now - step, total + seconds
         step, state = now, following
         in_epoch = (step - 1) % per_epoch + 1
         at_end = in_epoch == per_epoch
@@ -281,7 +313,7 @@ def _chunks(
             epoch=step / per_epoch,
             loss=loss_sum / in_epoch,
             accuracy=correct_sum / in_epoch if _scores(loss) else None,
-            examples_per_second=done * batch_size / seconds,
+            examples_per_second=(step - first) * batch_size / total,
             validation=_evaluate(net, loss, state.params, state.state, validation, 500)
             if at_end and validation is not None
             else None,
@@ -298,8 +330,9 @@ def _fresh(
     # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
     init_key, run_key = jax.random.split(key)
     params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
-    zero, step = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return RunState(params, state, optimizer.init(params), step, run_key, zero, zero, step - 1)
+    zero, step = jnp.zeros((), float), jnp.zeros((), jnp.int32)
+    opt = optimizer.init(params)
+    return RunState(params, state, opt, step, run_key, step, step, zero, zero, step - 1)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -328,9 +361,8 @@ def _advance(
         mode = Train(jax.random.fold_in(step_key, s.step))
         (value, (cache, prediction)), grads = value_and_grads(s.params, xs, ys, mode)
         updates, opt = optimizer.update(grads, s.optimizer, s.params)
-        value = value.astype(jnp.float32)
         correct = loss.correct(prediction, ys)
-        correct = jnp.float32(0) if correct is None else correct.mean()
+        correct = jnp.zeros(()) if correct is None else correct.mean()
         fresh = batch == 0
         return RunState(
             params=apply_updates(s.params, updates),
@@ -338,8 +370,10 @@ def _advance(
             optimizer=opt,
             step=s.step + 1,
             key=s.key,
-            loss=jnp.where(fresh, 0, s.loss) + value,
-            correct=jnp.where(fresh, 0, s.correct) + correct,
+            examples=s.examples,
+            batch_size=s.batch_size,
+            loss=jnp.where(fresh, 0, s.loss) + value.astype(s.loss.dtype),
+            correct=jnp.where(fresh, 0, s.correct) + correct.astype(s.correct.dtype),
             first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
         )
 
@@ -369,12 +403,12 @@ def _sums(
         values, _ = loss.each().forward(prediction, ys)
         correct = loss.correct(prediction, ys)
         value, right = (
-            jnp.where(position < n, v, 0).sum(dtype=jnp.float32)
+            jnp.where(position < n, v, 0).sum(dtype=float)
             for v in (values, 0 if correct is None else correct)
         )
         return sums[0] + value, sums[1] + right
 
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros((), float)
     return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // batch)), add, (zero, zero))
 
 

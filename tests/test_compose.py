@@ -63,10 +63,10 @@ def test_the_repr_is_the_network_whatever_the_names(entries):
 
 
 REFUSED = {
-    "a class": ([Dense], "Dense'> is no layer but a type; perhaps Dense(...)"),
-    "a class with a name": ([("a", Dense)], "perhaps Dense(...)"),
-    "a function": ([jnp.tanh], "perhaps jnn.lift(init, fn)"),
-    "a list": ([[Dense(2), ReLU()]], "is no layer but a list"),
+    "a class": ([Dense], "Dense'> is no layer but a type; perhaps you meant Dense(...)"),
+    "a class with a name": ([("a", Dense)], "perhaps you meant Dense(...)"),
+    "a function": ([jnp.tanh], "jnn.lift(init, fn) makes a layer of a function"),
+    "a list": ([[Dense(2), ReLU()]], "is no layer but a list; give layers one by one"),
     "nothing": ([None], "None is no layer but a NoneType"),
     "a name alone": (["dense"], "'dense' is no layer but a str"),
     "a name twice": ([("a", ReLU()), ("a", Tanh())], "the names ['a'] are given twice"),
@@ -170,7 +170,7 @@ def test_an_error_carries_the_path_two_levels_deep():
     _, cache = net.forward(params, X, Eval())
     with pytest.raises(LayerError, match=r"^head = Dense\(2\): dy is float32 \(4, 3\)"):
         net.backward(params, cache, jnp.ones((4, 3)))
-    with pytest.raises(LayerError, match=r"^encoder\.project = Dense\(3\): x has no axes"):
+    with pytest.raises(LayerError, match=r"^encoder\.project = Dense\(3\): x is float32 \(\)"):
         net.init(jax.random.key(0), jnp.float32(1))
 
 
@@ -207,10 +207,9 @@ def weights(net):
     [
         Serial(Dense(5, cheap), Dense(5, cheap)),
         Serial(Dense(5, cheap), Serial(Dense(5, cheap), Dense(5, cheap)), Serial(Dense(5, cheap))),
-        # Two words of one CRC-32.
         Serial(("plumless", Dense(5, cheap)), ("buckeroo", Dense(5, cheap))),
     ],
-    ids=["siblings", "cousins", "names of one checksum"],
+    ids=["siblings", "cousins", "names of one CRC-32"],
 )
 def test_no_two_layers_start_alike(net):
     every = weights(net)

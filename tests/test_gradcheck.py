@@ -50,7 +50,7 @@ def test_a_kink_beside_the_point_does_no_harm(x64, kink):
 def test_right_gradients_pass(activation):
     report = check(activation)
     assert report, str(report)
-    assert "gradients right: all 4 parameters" in str(report)
+    assert "gradients right: all 6 agree" in str(report)
     assert max(leaf.autodiff for leaf in report.leaves) < 1e-14
     assert max(leaf.differences for leaf in report.leaves) < 1e-8
 
@@ -128,14 +128,22 @@ def test_a_wrong_parameter_gradient_is_named_and_no_other(layer, path):
     assert not report
     assert [leaf.path for leaf in report.leaves if not leaf] == [path]
     assert f"{path} " in str(report)
-    assert "gradients WRONG in 1 of 6" in str(report)
+    assert "gradients WRONG in 1 of 8" in str(report)
 
 
 def test_a_wrong_derivative_spoils_everything_before_it_and_nothing_after():
     report = check(HalfSlope())
     wrong = {leaf.path for leaf in report.leaves if not leaf}
-    assert wrong == {"['dense1']['b']", "['dense1']['w']"}
+    assert wrong == {"['dense1']['b']", "['dense1']['w']", "x"}
     assert all(leaf.autodiff == pytest.approx(0.5) for leaf in report.leaves if not leaf)
+
+
+def test_a_wrong_dx_is_found_where_no_parameter_is_spoiled_by_it():
+    net = jnn.Serial(HalfSlope(), jnn.Dense(3))
+    params, _ = net.init(jax.random.key(0), X)
+    loss, mode = jnn.SoftmaxCrossEntropy(), jnn.Eval()
+    report = check_network(net, loss, params, X, Y, mode, key=jax.random.key(1))
+    assert [leaf.path for leaf in report.leaves if not leaf] == ["x"]
 
 
 def test_finite_differences_catch_what_jax_grad_is_wrong_about_too():

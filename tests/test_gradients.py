@@ -233,7 +233,7 @@ class Invents(Dense):
 
 
 WRONG = {
-    "a forgotten parameter": (ForgetsBias(3), "['deep']['leaf']['b'] is missing"),
+    "a forgotten parameter": (ForgetsBias(3), "missing: ['deep']['leaf']['b']"),
     "a forgotten sum": (
         ForgetsSum(3),
         "['deep']['leaf']['b'] is float32 (1, 3) where float32 (3,) belongs",
@@ -242,7 +242,7 @@ WRONG = {
         Narrows(3),
         "['deep']['leaf']['w'] is bfloat16 (2, 3) where float32 (2, 3) belongs",
     ),
-    "an unknown parameter": (Invents(3), "['deep']['leaf']['scale'] does not belong"),
+    "an unknown parameter": (Invents(3), "not belonging: ['deep']['leaf']['scale']"),
 }
 
 

@@ -72,6 +72,13 @@ over_losses = pytest.mark.parametrize(
 )
 
 
+SAME_SHAPE = [SquaredError(), SigmoidCrossEntropy()]  # of prediction and target
+
+
+def like(shape, dtype="float32"):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
 def by_hand(loss, prediction, target, dvalue):
     value, cache = loss.forward(prediction, target)
     return value, loss.backward(cache, dvalue)
@@ -194,6 +201,16 @@ def test_low_precision_is_summed_in_float32_and_rounded_at_the_end(case, x64):
         assert (np.abs(np.float64(dp) - want_dp) <= allowed).all()
 
 
+@pytest.mark.parametrize("target", ["bool", "int32", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("prediction", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("loss", SAME_SHAPE, ids=repr)
+def test_the_prediction_alone_decides_the_dtype(loss, prediction, target, x64):
+    wide = np.dtype("float64" if prediction == "float64" else "float32")
+    given = like((2, 3), prediction), like((2, 3), target), like((), wide)
+    value, dp = jax.eval_shape(partial(by_hand, loss), *given)
+    assert (value.dtype, dp.dtype) == (wide, prediction)
+
+
 def test_a_float16_gradient_that_fits_is_not_lost_on_the_way():
     p = np.full((4, 1), 4e4, np.float16)
     value, dp = hand(SquaredError(), p, np.zeros_like(p), ONE)
@@ -221,6 +238,12 @@ def test_sigmoid_is_finite_and_right_for_extreme_logits(gradient):
     np.testing.assert_array_equal(ds, [0, 1, -1, 0])
 
 
+def test_a_shift_of_all_logits_costs_no_digits():
+    logits, labels = random.integers(-4, 5, (4, 3)).astype(np.float32), np.array([0, 1, 2, 0])
+    far = logits + np.float32(2**14)
+    assert_agree(*(hand(SoftmaxCrossEntropy(), s, labels, ONE) for s in (far, logits)))
+
+
 def test_ruling_out_the_right_class_costs_infinitely_much():
     logits = np.array([[-np.inf, 0]], np.float32)
     assert hand(SoftmaxCrossEntropy(), logits, np.array([0]), ONE)[0] == np.inf
@@ -228,7 +251,6 @@ def test_ruling_out_the_right_class_costs_infinitely_much():
 
 # Shapes and dtypes
 
-SAME_SHAPE = [SquaredError(), SigmoidCrossEntropy()]
 MISMATCHES = [
     *((loss, p, t) for loss in SAME_SHAPE for p, t in [
         ((4,), (4, 1)),
@@ -254,11 +276,9 @@ MISMATCHES = [
 ]  # fmt: skip
 
 
-def like(shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-@pytest.mark.parametrize("loss, p, t", MISMATCHES)
+@pytest.mark.parametrize(
+    "loss, p, t", MISMATCHES, ids=lambda v: type(v).__name__ if isinstance(v, Loss) else str(v)
+)
 def test_nothing_is_broadcast(loss, p, t):
     target = like(t, "int32" if loss == SoftmaxCrossEntropy() else "float32")
     with pytest.raises(LayerError, match=re.escape(f"{p}")) as error:
@@ -341,7 +361,10 @@ def test_labels_of_small_integer_dtypes_mean_the_same(classes):
     def everything(labels):
         return [(*by_hand(loss, logits, v, ONE), loss.correct(logits, v)) for v in labels]
 
+    # Counted modulo 256 this guess would be the label.
+    logits[1, min(7 + 256, classes - 1)] = 9
     want, *others = everything([np.array([0, 7, 127], dtype) for dtype in dtypes])
+    assert want[2][1] == 0
     for got in others:
         assert_agree(got, want)
 

@@ -56,9 +56,17 @@ def test_a_saved_picture_is_whole_and_never_overwrites(tmp_path):
 
 
 def test_a_picture_that_fails_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ValueError, match="not supported"):
-        plots.save(plots.learning_curves(HISTORY), tmp_path / "curves.nonsense")
+    figure = plots.learning_curves(HISTORY)
+    figure.axes[0].set_title("$unfinished {formula$")
+    with pytest.raises(ValueError, match="unfinished"):
+        plots.save(figure, tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused_beforehand(tmp_path):
+    for name, message in (("a.jpeg2", "must end in"), ("no/folder.png", "no folder")):
+        with pytest.raises((ValueError, OSError), match=message):
+            plots.check_new(tmp_path / name)
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):

@@ -47,7 +47,7 @@ def test_off_a_terminal_a_run_is_one_line_an_epoch(capsys):
     assert list(follow(RECORDS)) == RECORDS
     first, second = capsys.readouterr().err.splitlines()
     expected = "epoch 1/2|loss 1.2500|accuracy  50.00%|validation loss 1.0000|accuracy  75.00%"
-    assert first == expected.replace("|", "  ") + "  1k examples/s"
+    assert first == expected.replace("|", "  ") + "  1,000 examples/s"
     assert "accuracy" not in second
 
 

@@ -49,15 +49,23 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
 
 def _host(name: str, v: Any) -> np.ndarray:
     """The array, seen from the host, if its dtype and its numbers are fit for training."""
+    if isinstance(v, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array; fill it or drop what is masked: no mask is kept"
+        )
     array = np.asarray(v)
-    if array.ndim == 0 or not jnp.issubdtype(array.dtype, jnp.number):
+    real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if array.ndim == 0 or not real:
         raise ValueError(f"{name} is {shape_of(array)}; it must be an array of numbers, (n, ...)")
-    if jnp.issubdtype(array.dtype, jnp.inexact) and (bad := ~np.isfinite(array)).any():
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if jnp.issubdtype(narrow, jnp.floating):
+        with np.errstate(over="ignore"):  # what no longer fits is infinite, and refused below
+            array = array.astype(narrow, copy=False)
+    if jnp.issubdtype(array.dtype, jnp.floating) and (bad := ~np.isfinite(array)).any():
         raise ValueError(
             f"{name} holds {bad.sum()} numbers that are not finite, the first being "
             f"{show_first(array, bad)}; remove or fill them"
         )
-    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
     if jnp.issubdtype(narrow, jnp.integer):
         limits = np.iinfo(narrow)
         if (bad := (array < limits.min) | (array > limits.max)).any():

@@ -74,6 +74,8 @@ def mnist(directory: str | os.PathLike[str]) -> Dataset:
     document recognition, Proceedings of the IEEE 86, 1998.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such folder; give the one with the four files")
     train, test = _examples(directory, "train"), _examples(directory, "t10k")
     if train.x.shape[1:] != test.x.shape[1:]:
         raise ValueError(

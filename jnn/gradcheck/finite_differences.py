@@ -21,9 +21,9 @@ def slope(f: Callable[[jax.Array], jax.Array]) -> Slope:
 
     for h = 2^-3 down to 2^-26, steps that are exact. Large steps are wrong by curvature, or by a
     kink that they reach across; small ones by rounding, of about u |f| / h. Two neighbours that
-    agree suffer from neither, so the R is taken for which
+    agree suffer from neither, and three still less, so the R(h/2) is taken for which
 
-        error(h) = |R(h) - R(h/2)| + 8 u |f| / h
+        error = |R(h) - R(h/2)| + |R(h/2) - R(h/4)| + 8 u |f| / h
 
     is least, and that is its error bar. Source: Richardson 1911; the trade-off in Gill, Murray,
     Saunders & Wright 1983, "Computing forward-difference intervals".
@@ -38,7 +38,8 @@ def slope(f: Callable[[jax.Array], jax.Array]) -> Slope:
     above, below = jnp.split(jax.lax.map(f, jnp.concatenate([h, -h])), 2)
     centred = (above - below) / (2 * h)
     extrapolated = (4 * centred[1:] - centred[:-1]) / 3
-    rounding = 8 * jnp.finfo(h.dtype).eps * jnp.abs(above).max() / h[2:]
-    errors = jnp.abs(extrapolated[1:] - extrapolated[:-1]) + rounding
+    rounding = 8 * jnp.finfo(h.dtype).eps * jnp.abs(above).max() / h[2:-1]
+    change = jnp.abs(jnp.diff(extrapolated))
+    errors = change[:-1] + change[1:] + rounding
     best = jnp.argmin(errors)
-    return Slope(extrapolated[1:][best], errors[best])
+    return Slope(extrapolated[1:-1][best], errors[best])

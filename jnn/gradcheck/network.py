@@ -10,8 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jnn.gradcheck.finite_differences import Slope, slope
-from jnn.gradients import autodiff, backprop
-from jnn.layer import Layer, Mode, Params
+from jnn.layer import Layer, Mode, Params, unlike
 from jnn.losses import Loss
 
 AUTODIFF_BOUND = 1e-12  # of two float64 evaluations of one formula: thousands of roundings
@@ -19,7 +18,7 @@ ERROR_BARS = 10  # of a finite difference: its bar is an estimate, not a bound
 
 
 class LeafCheck(NamedTuple):
-    """One parameter: distances from the hand-written gradient, relative to the gradient's norm."""
+    """One parameter, or x: distances from the hand-written gradient, relative to its norm."""
 
     path: str
     shape: tuple[int, ...]
@@ -45,7 +44,7 @@ class GradientCheck:
     def __str__(self) -> str:
         if self:
             return (
-                f"gradients right: all {len(self.leaves)} parameters agree with jax.grad to "
+                f"gradients right: all {len(self.leaves)} agree with jax.grad to "
                 f"{max((leaf.autodiff for leaf in self.leaves), default=0):.0e} and with finite "
                 f"differences to {max((leaf.differences for leaf in self.leaves), default=0):.0e} "
                 f"({self.examples} examples, float64)"
@@ -62,13 +61,16 @@ class GradientCheck:
 def check_network(
     net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode, *, key: jax.Array
 ) -> GradientCheck:
-    """Checks the hand-written gradient of every parameter against two witnesses, in float64.
+    """Checks the hand-written backward of a network and of its loss by two witnesses, in float64.
+
+    The network is given a random cotangent, which unlike the loss's own is never close to 0, and
+    all its gradients and dx are checked; so is dprediction of the loss, at random predictions.
 
     `jax.grad` of the same forward pass must agree to rounding; it shares the forward with the
-    hand-written pass but none of the backward. The slope of the loss along a random direction in
-    each parameter, by finite differences, must agree to a few error bars; it owes autodiff nothing.
+    hand-written pass but none of the backward. The slope along a random direction in each of them,
+    by finite differences, must agree to a few error bars; it owes autodiff nothing.
 
-    The parameters are first moved by about one percent, at random: where biases are still zero a
+    Parameters and x are first moved by about one percent, at random: where biases are still zero a
     ReLU may sit exactly on its kink (an input of zeros is enough), and has no slope there.
 
     x64 is switched on inside and only there, so that it is safe in a float32 program.
@@ -79,18 +81,24 @@ def check_network(
     >>> params, state = net.init(jax.random.key(0), x)
     >>> check = check_network(net, jnn.SoftmaxCrossEntropy(), params, x, y, jnn.Eval(state),
     ...                       key=jax.random.key(1))
-    >>> bool(check), [leaf.path for leaf in check.leaves]
-    (True, ["['dense1']['b']", "['dense1']['w']", "['dense2']['b']", "['dense2']['w']"])
+    >>> bool(check), len(check.leaves), [leaf.path for leaf in check.leaves[2:]]
+    (True, 6, ["['dense1']['w']", "['dense2']['b']", "['dense2']['w']", 'x'])
     """
     with jax.enable_x64(True):
         params, x, mode = (jax.tree.map(_to_float64, tree) for tree in (params, x, mode))
-        leaves = jax.tree.leaves_with_path(params)
+        prediction = jax.eval_shape(lambda p, x, m: net.forward(p, x, m)[0], params, x, mode)
+        point_key, key = jax.random.split(key)
+        cotangent, guess = jax.random.normal(point_key, (2, *prediction.shape))
+        point = {"params": params, "loss": guess}
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            point["x"] = x
+        leaves = jax.tree.leaves_with_path(point)
         # An argument, because XLA would spend seconds on folding so large a constant.
         owner = np.repeat(np.arange(len(leaves)), [leaf.size for _, leaf in leaves])
-        results = jax.device_get(_compare(net, loss, params, x, y, mode, key, owner))
+        results = jax.device_get(_compare(net, loss, point, x, y, mode, key, cotangent, owner))
     return GradientCheck(
         tuple(
-            LeafCheck(jax.tree_util.keystr(path), leaf.shape, *(float(v[i]) for v in results))
+            LeafCheck(_name(path), leaf.shape, *(float(v[i]) for v in results))
             for i, (path, leaf) in enumerate(leaves)
         ),
         examples=len(x),
@@ -101,16 +109,36 @@ def check_network(
 def _compare(
     net: Layer,
     loss: Loss,
-    params: Params,
+    point: dict[str, Any],
     x: jax.Array,
     y: jax.Array,
     mode: Mode,
     key: jax.Array,
+    cotangent: jax.Array,
     owner: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The columns of LeafCheck; `owner` is the leaf to which each of all parameters belongs."""
-    flat, unravel = ravel_pytree(params)
-    sizes = np.array([p.size for p in jax.tree.leaves(params)])
+    """The columns of LeafCheck, at `point`: the parameters, a prediction, and x if not of integers.
+
+    `owner` is the leaf to which each of its numbers belongs.
+    """
+    flat, unravel = ravel_pytree(point)
+    sizes = np.array([leaf.size for leaf in jax.tree.leaves(point)])
+
+    def value(flat: jax.Array) -> jax.Array:
+        at = {"x": x} | unravel(flat)
+        prediction, _ = net.forward(at["params"], at["x"], mode)
+        return jnp.vdot(cotangent, prediction) + loss.forward(at["loss"], y)[0]
+
+    def by_hand(flat: jax.Array) -> jax.Array:
+        at = {"x": x} | unravel(flat)
+        _, cache = net.forward(at["params"], at["x"], mode)
+        grads, dx = net.backward(at["params"], cache, cotangent)
+        cost, kept = loss.forward(at["loss"], y)
+        found = {"params": grads, "loss": loss.backward(kept, jnp.ones_like(cost)), "x": dx}
+        found = {name: found[name] for name in point}
+        if problem := unlike(found, unravel(flat)):
+            raise ValueError(f"backward returned what is not like its arguments: {problem}")
+        return ravel_pytree(found)[0]
 
     def leaf_sums(v: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(v, owner, len(sizes))
@@ -118,23 +146,16 @@ def _compare(
     def leaf_norms(v: jax.Array) -> jax.Array:
         return jnp.sqrt(leaf_sums(v * v))
 
-    # A unit of movement: a weight's typical size; for biases of 0, one.
-    unit = _or_one(leaf_norms(flat) / np.sqrt(sizes))
+    # A unit of movement: a weight's typical size; for biases of 0, the least of those.
+    typical = leaf_norms(flat) / np.sqrt(sizes)
+    unit = _or_one(jnp.where(typical > 0, typical, typical.min(where=typical > 0, initial=1)))
     u, jolt = jax.random.normal(key, (2, flat.size)) * unit[owner]
     flat = flat + 0.01 * jolt
-    hand, auto = (
-        ravel_pytree(gradient(net, loss)(unravel(flat), x, y, mode)[1])[0]
-        for gradient in (backprop, autodiff)
-    )
+    hand, auto = by_hand(flat), jax.grad(value)(flat)
 
     def along(leaf: jax.Array) -> Slope:
         direction = jnp.where(owner == leaf, u, 0)
-
-        def value(t: jax.Array) -> jax.Array:
-            prediction, _ = net.forward(unravel(flat + t * direction), x, mode)
-            return loss.forward(prediction, y)[0]
-
-        return slope(value)
+        return slope(lambda t: value(flat + t * direction))
 
     measured = jax.lax.map(along, jnp.arange(len(sizes)))
     norms = _or_one(leaf_norms(auto))
@@ -143,6 +164,11 @@ def _compare(
         jnp.abs(leaf_sums(hand * u) - measured.value) / (norms * unit),
         measured.error / (norms * unit),
     )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """`['dense1']['w']` for a parameter; `x`; `loss` for the gradient of the loss."""
+    return jax.tree_util.keystr(path[1:]) or path[0].key
 
 
 def _or_one(norm: jax.Array) -> jax.Array:

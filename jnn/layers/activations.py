@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating
+from jnn.precision import accumulator
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Elementwise(Layer):
     """The base of activations: y = f(x) and dx = df(kept, dy), element by element.
 
     Shapes: x, y, dy, dx all alike, of any rank; no parameters and no state.
-    Cache: one array, y or x as `keeps` says; y is usually held anyway, by the layer that follows.
+    Cache: one array, y or, where a subclass says `keeps = "x"`, x. It is what `df` is given. The
+    default is y, which is usually held anyway, by the layer that follows.
 
     Raises LayerError, a ValueError, where x is not floating point or dy is not like y.
 
@@ -68,7 +70,8 @@ class Sigmoid(Elementwise):
     """
 
     def f(self, x: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(x)
+        # In float16 itself, exp(-x) would overflow where y is still a number.
+        return jax.nn.sigmoid(x.astype(accumulator(x.dtype))).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
         return dy * kept * (1 - kept)
@@ -139,6 +142,8 @@ class LeakyReLU(Elementwise):
     def __post_init__(self) -> None:
         if not isinstance(self.slope, Real) or not 0 <= self.slope < math.inf:
             fail(self, f"slope is {self.slope!r}; it must be a finite number of at least 0")
+        # A numpy scalar would decide the dtype of y.
+        object.__setattr__(self, "slope", float(self.slope))
 
     def f(self, x: jax.Array) -> jax.Array:
         return jnp.where(x <= 0, self.slope * x, x)

@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jnn.factors import Affine, Factor, Outer
 from jnn.initializers import Initializer, he_normal, zeros
@@ -16,9 +17,9 @@ from jnn.layer import (
     State,
     check_cotangent,
     check_floating,
-    describe,
     fail,
     floating,
+    form_of,
     shape_of,
 )
 from jnn.precision import matmul
@@ -59,8 +60,11 @@ class Dense(Layer):
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
         check_floating(self, x)
-        if x.ndim < 1:
-            fail(self, "x has no axes; its last axis must hold the inputs: (n, ..., in)")
+        if x.ndim < 1 or x.shape[-1] == 0:
+            fail(
+                self,
+                f"x is {shape_of(x)}, without axes or inputs; its last axis must hold the inputs: (n, ..., in)",
+            )
         params = {"w": self.weight(key, (x.shape[-1], self.features), x.dtype)}
         if self.bias:
             params["b"] = zeros(key, (self.features,), x.dtype)
@@ -71,7 +75,7 @@ class Dense(Layer):
         x = floating(self, x)
         self._check(params, x)
         y = matmul(x, params["w"])
-        return (y + params["b"] if self.bias else y), x
+        return (y + jnp.broadcast_to(params["b"], y.shape) if self.bias else y), x
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
         y = jax.ShapeDtypeStruct((*cache.shape[:-1], self.features), cache.dtype)
@@ -87,7 +91,7 @@ class Dense(Layer):
     def _check(self, params: Params, x: jax.Array) -> None:
         names = {"w", "b"} if self.bias else {"w"}
         if not isinstance(params, Mapping) or set(params) != names:
-            fail(self, f"params is {describe(params)}; it must hold {sorted(names)}, as init makes")
+            fail(self, f"params is {form_of(params)}; it must hold {sorted(names)}, as init makes")
         w = params["w"]
         if x.ndim < 1 or x.shape[-1:] != w.shape[:-1] or w.shape[-1:] != (self.features,):
             fail(
@@ -95,6 +99,8 @@ class Dense(Layer):
                 f"x is {shape_of(x)} and w is {shape_of(w)}; x must be (n, ..., in) for w "
                 f"(in, {self.features}): give inputs like those that init was shown",
             )
+        if self.bias and params["b"].shape != (self.features,):
+            fail(self, f"b is {shape_of(params['b'])}; it must be ({self.features},)")
         if x.dtype != w.dtype:
             fail(
                 self,

@@ -61,10 +61,7 @@ class Dense(Layer):
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
         check_floating(self, x)
         if x.ndim < 1 or x.shape[-1] == 0:
-            fail(
-                self,
-                f"x is {shape_of(x)}, without axes or inputs; its last axis must hold the inputs: (n, ..., in)",
-            )
+            fail(self, f"x is {shape_of(x)}; it must be (n, ..., in), with inputs in its last axis")
         params = {"w": self.weight(key, (x.shape[-1], self.features), x.dtype)}
         if self.bias:
             params["b"] = zeros(key, (self.features,), x.dtype)

@@ -36,8 +36,8 @@ def test_epochs_and_seeds_differ():
 
 @pytest.mark.parametrize("n", [97, 300])
 def test_it_is_statistically_a_random_permutation(n):
-    # Both ways of shuffling, in 20,000 epochs. Each count below is binomial; five of its standard deviations fail
-    # a fair shuffle less than once in a million.
+    # Both ways of shuffling, in 20,000 epochs. Each count below is binomial; five of its standard
+    # deviations fail a fair shuffle less than once in a million.
     epochs = 20_000
     draw = jax.jit(jax.vmap(lambda e: shuffled(seed(0), e, jnp.arange(n), n)))
     p = np.asarray(draw(jnp.arange(epochs)))

@@ -191,6 +191,12 @@ def test_inserting_an_activation_leaves_the_other_layers_as_they_were():
     assert_agree(begin(deep)[0], begin(shallow)[0])
 
 
+def test_initial_values_belong_to_the_name_and_not_to_the_place():
+    a, b = ("a", Dense(5, cheap)), ("b", Dense(5, cheap))
+    assert_agree(begin(Serial(a, b))[0], begin(Serial(b, a))[0])
+    assert_agree(begin(Serial(a, b))[0]["b"], begin(Serial(b))[0]["b"])
+
+
 def test_inserting_an_activation_leaves_the_randomness_as_it_was():
     shallow, deep = Serial(Noise(), Noise()), Serial(ReLU(), Noise(), ReLU(), Noise())
     x = np.abs(X)

@@ -196,6 +196,15 @@ def test_low_precision_keeps_its_dtype(row, dtype):
             assert v.dtype == dtype and not v.weak_type
 
 
+@over_low_precision
+@pytest.mark.parametrize("row", [row for row in ROWS if row.rounding], ids=lambda row: row.name)
+def test_low_precision_is_summed_in_float32(row, dtype):
+    # Read off the program, for a CPU sums in float32 unasked.
+    params, _, x, dy = example(row, dtype)
+    program = str(jax.make_jaxpr(partial(passes, row.layer))(params, x, dy, train()))
+    assert not re.search(r"f16\[[\d,]*\] = (dot_general|reduce_sum)\[", program)
+
+
 @partial(jax.jit, static_argnums=0)
 def compiled_for_all(layer, given):
     return [passes(layer, *each, train()) for each in given]

@@ -89,5 +89,5 @@ def test_what_does_not_fit_is_refused(params, x, message):
 
 
 def test_an_input_without_axes_is_refused_by_init():
-    with pytest.raises(LayerError, match="its last axis must hold the inputs"):
+    with pytest.raises(LayerError, match="with inputs in its last axis"):
         Dense(3).init(jax.random.key(0), jnp.float32(1))

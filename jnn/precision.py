@@ -14,10 +14,13 @@ def accumulator(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
-def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a @ b`, accumulated in float32 or wider and rounded once to the dtype of `a`.
+def matmul(a: jax.Array, b: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`a @ b + bias`, accumulated in float32 or wider and rounded once to the dtype of `a`.
 
     >>> matmul(jnp.ones((2, 300), jnp.bfloat16), jnp.ones((300, 1), jnp.bfloat16)).dtype
     dtype(bfloat16)
     """
-    return jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype)).astype(a.dtype)
+    y = jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype))
+    if bias is not None:
+        y = y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+    return y.astype(a.dtype)

@@ -6,7 +6,6 @@ from numbers import Integral
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jnn.factors import Affine, Factor, Outer
 from jnn.initializers import Initializer, he_normal, zeros
@@ -39,8 +38,7 @@ class Dense(Layer):
     Raises LayerError, a ValueError, where `features` is not a positive integer, x is not
     floating point, its last axis is not `in`, its dtype is not that of w, or dy is not like y.
 
-    >>> import jax.numpy as jnp
-    >>> from jnn import Eval
+    >>>     >>> from jnn import Eval
     >>> net = Dense(3)
     >>> params, _ = net.init(jax.random.key(0), jnp.ones((1, 2)))
     >>> y, cache = net.forward(params, jnp.ones((4, 2)), Eval())
@@ -71,8 +69,7 @@ class Dense(Layer):
         del mode
         x = floating(self, x)
         self._check(params, x)
-        y = matmul(x, params["w"])
-        return (y + jnp.broadcast_to(params["b"], y.shape) if self.bias else y), x
+        return matmul(x, params["w"], params["b"] if self.bias else None), x
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
         y = jax.ShapeDtypeStruct((*cache.shape[:-1], self.features), cache.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jnn.layer import Cache, Layer, Mode, Params, State, unlike
+from jnn.layer import Cache, Layer, Mode, Params, State, check_cotangent, form, formed, unlike
 from jnn.losses import Loss
 
 ValueAndGrads = Callable[
@@ -125,19 +125,22 @@ class Lifted(Layer):
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         del mode
-        return jax.vjp(self.function, params, x)
+        y, vjp = jax.vjp(self.function, params, x)
+        return y, (vjp, jax.tree.map(form, y))
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         del params
-        return cache(dy)
+        vjp, y = cache
+        check_cotangent(self, dy, jax.tree.map(formed, y))
+        return vjp(dy)
 
 
 def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], Any]) -> Layer:
     """Any JAX function as a layer: y = fn(params, x), with `jax.vjp` for its backward.
 
-    `init(key, x) -> params` makes the parameters, {} for none. Cache: the function that
-    `jax.vjp` returns, a pytree of arrays; unlike that of hand-written layers it holds the
-    parameters where the derivative needs them, and its structure is that of one trace.
+    `init(key, x) -> params` makes the parameters, {} for none. Cache: the form of y, and the
+    function that `jax.vjp` returns, a pytree of arrays; unlike that of hand-written layers it
+    holds the parameters where the derivative needs them, and its structure is that of one trace.
     Two lifted layers are equal where their two functions are the same objects.
     Raises ValueError where one of the two is no function.
 

@@ -206,8 +206,31 @@ def floating(layer: object, x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
+def form(x: jax.Array) -> jax.Array:
+    """An array of no bytes by which a cache remembers the shape and dtype of `x`.
+
+    A tuple of numbers would not survive jit and scan. `formed` reads it.
+
+    >>> formed(form(jnp.ones((2, 3))))
+    ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    return jnp.empty((*x.shape, 0), x.dtype)
+
+
+def formed(kept: jax.Array) -> jax.ShapeDtypeStruct:
+    """The shape and dtype that `form` put into a cache."""
+    return jax.ShapeDtypeStruct(kept.shape[:-1], kept.dtype)
+
+
 def check_cotangent(layer: object, dy: Any, y: Any) -> None:
-    """Refuses a `dy` whose shape or dtype is not that of the output `y` (anything with both)."""
+    """Refuses a `dy` whose shape or dtype is not that of the output `y` (anything with both).
+
+    Where the output is a tree of arrays, so must be `dy`.
+    """
+    if not hasattr(y, "shape"):
+        if problem := unlike(dy, y):
+            fail(layer, f"dy is not like the output: {problem}")
+        return
     if not hasattr(dy, "shape") or not hasattr(dy, "dtype"):
         fail(
             layer,

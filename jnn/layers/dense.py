@@ -38,7 +38,8 @@ class Dense(Layer):
     Raises LayerError, a ValueError, where `features` is not a positive integer, x is not
     floating point, its last axis is not `in`, its dtype is not that of w, or dy is not like y.
 
-    >>>     >>> from jnn import Eval
+    >>> import jax.numpy as jnp
+    >>> from jnn import Eval
     >>> net = Dense(3)
     >>> params, _ = net.init(jax.random.key(0), jnp.ones((1, 2)))
     >>> y, cache = net.forward(params, jnp.ones((4, 2)), Eval())

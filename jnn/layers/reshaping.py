@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating
+from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating, form, formed
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,12 @@ class Flatten(Layer):
         backward   dx = dy reshaped to (n, a, b, c)
 
     Shapes: x (n, a, b, c) or any rank of at least 1, y (n, a b c).
-    Cache: an array of no bytes, (0, a, b, c), whose shape remembers that of x; a tuple would not
-    survive jit and scan.
+    Cache: the shape of x, as an array of no bytes.
 
     Raises LayerError, a ValueError, where x has no axes or is not floating point, or dy is not
     like y.
 
+    >>> import jax.numpy as jnp
     >>> Flatten().forward({}, jnp.ones((5, 8, 8, 1)), None)[0].shape
     (5, 64)
     """
@@ -33,12 +32,14 @@ class Flatten(Layer):
         x = floating(self, x)
         if x.ndim < 1:
             fail(self, "x has no axes; its first axis must hold the examples: (n, ...)")
-        y = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-        return y, jnp.empty((0, *x.shape[1:]), x.dtype)
+        return x.reshape(_flat(x)), form(x)
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
         del params
-        rest = cache.shape[1:]
-        y = jax.ShapeDtypeStruct((*dy.shape[:1], math.prod(rest)), cache.dtype)
-        check_cotangent(self, dy, y)
-        return dy.reshape(*dy.shape[:1], *rest)
+        x = formed(cache)
+        check_cotangent(self, dy, jax.ShapeDtypeStruct(_flat(x), x.dtype))
+        return dy.reshape(x.shape)
+
+
+def _flat(x: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, int]:
+    return x.shape[0], math.prod(x.shape[1:])

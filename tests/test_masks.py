@@ -37,5 +37,5 @@ def test_a_pattern_that_fits_nothing_is_refused(where):
 
 @pytest.mark.parametrize("where", [None, 3, ["*.w"]])
 def test_what_is_no_choice_is_refused(where):
-    with pytest.raises(ValueError, match="where is .* it must be a pattern"):
+    with pytest.raises(ValueError, match=r"where is .* it must be a pattern"):
         mask(PARAMS, where)

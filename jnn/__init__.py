@@ -1,14 +1,27 @@
 """Neural networks as pure functions, with backward passes that are written out and checked."""
 
-from jnn import data, factors, gradcheck, initializers, optimizers, plots, schedules, training
+from jnn import (
+    data,
+    diagnostics,
+    factors,
+    gradcheck,
+    initializers,
+    masks,
+    optimizers,
+    plots,
+    schedules,
+    taps,
+    training,
+)
 from jnn.compose import Serial
+from jnn.evaluation import evaluate
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
 from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jnn.report import summary
-from jnn.training import Diverged, evaluate, fit, run
+from jnn.training import Diverged, fit, run
 
 __all__ = [
     "Dense",
@@ -32,16 +45,19 @@ __all__ = [
     "autodiff",
     "backprop",
     "data",
+    "diagnostics",
     "evaluate",
     "factors",
     "fit",
     "gradcheck",
     "initializers",
     "lift",
+    "masks",
     "optimizers",
     "plots",
     "run",
     "schedules",
     "summary",
+    "taps",
     "training",
 ]

@@ -15,6 +15,7 @@ import jax
 
 from jnn import data, plots
 from jnn.compose import Serial
+from jnn.evaluation import evaluate
 from jnn.gradcheck import check_network
 from jnn.initializers import he_normal, lecun_normal
 from jnn.layer import Layer, Train
@@ -23,7 +24,7 @@ from jnn.losses import Loss, SoftmaxCrossEntropy
 from jnn.optimizers import Optimizer, momentum, sgd
 from jnn.report import follow, print_summary, show
 from jnn.schedules import cosine
-from jnn.training import GRADIENTS, evaluate, run, start
+from jnn.training import GRADIENTS, run, start
 
 ACTIVATIONS = {"relu": ReLU(), "leaky-relu": LeakyReLU(), "tanh": Tanh(), "sigmoid": Sigmoid()}
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum}

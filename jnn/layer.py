@@ -166,6 +166,19 @@ class Layer(Printed):
         return self
 
 
+def leaves(layer: Layer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Layer]]:
+    """The leaves of a network with their dotted paths, in order; a lone leaf has the path "".
+
+    >>> import jnn
+    >>> [path for path, _ in leaves(jnn.Serial(jnn.Dense(3), ("out", jnn.Serial(jnn.Tanh()))))]
+    ['dense1', 'out.tanh1']
+    """
+    if not layer.children:
+        yield ".".join(path), layer
+    for name, child in layer.children:
+        yield from leaves(child, (*path, name))
+
+
 def fail(layer: object, problem: str) -> NoReturn:
     """Raises the error that every check of a layer ends in."""
     raise LayerError(layer, problem)

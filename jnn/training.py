@@ -4,22 +4,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jnn.data.checking import checked
+from jnn.data.checking import check_whole, checked, transformed
 from jnn.data.shuffle import shuffled
+from jnn.diagnostics import LayerStats, measured, named
+from jnn.evaluation import Evaluation, evaluation, scores
 from jnn.gradients import ValueAndGrads, autodiff, backprop
-from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, unlike
+from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree, unlike
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer, apply_updates
+from jnn.precision import accumulator
 from jnn.report import follow
 
-Gradient = Callable[[Layer, Loss], ValueAndGrads]
+Gradient = Callable[..., ValueAndGrads]  # (net, loss) or, where there is one, (net, loss, penalty)
 GRADIENTS: dict[str, Gradient] = {"backprop": backprop, "autodiff": autodiff}
+Penalty = Any
 CHUNK_SECONDS = 0.2  # long beside the cost of a chunk, short beside human patience
 
 
@@ -38,19 +41,11 @@ class RunState(NamedTuple):
     first_bad: jax.Array  # the first step that was not finite, or -1
 
 
-class Evaluation(NamedTuple):
-    """The mean over a whole data set; accuracy is None where the loss does not define it."""
-
-    loss: float
-    accuracy: float | None
-    examples: int
-
-
 class Progress(NamedTuple):
     """Where a run stands at the end of a chunk.
 
-    `validation` is None but at the end of an epoch of a run with validation data. `state` is that
-    after the last step, not the best so far.
+    `validation` is None but at the end of an epoch of a run with validation data. `layers` is None
+    until a run with `watch` has measured. `state` is that after the last step, not the best so far.
     """
 
     step: int  # steps taken
@@ -61,6 +56,20 @@ class Progress(NamedTuple):
     examples_per_second: float  # since the run began or was resumed, compilation not counted
     validation: Evaluation | None  # at the end of an epoch, where validation data were given
     state: Any  # a RunState to save or to resume from; None in a history, which keeps none
+    layers: list[LayerStats] | None = None  # as last measured; see `diagnostics.judge`
+
+
+class Recipe(NamedTuple):
+    """What is fixed in a run, and so compiled into it. Equal recipes compile once."""
+
+    net: Layer
+    loss: Loss
+    optimizer: Optimizer
+    gradient: Gradient
+    batch_size: int
+    penalty: Penalty | None = None
+    accumulate: int = 1
+    watch: int | None = None
 
 
 class Fitted(NamedTuple):
@@ -93,7 +102,11 @@ def run(
     key: jax.Array | None = None,
     resume: RunState | None = None,
     validation: tuple[Any, Any] | None = None,
+    transform: Any = None,
+    penalty: Penalty | None = None,
     gradient: str | Gradient = "backprop",
+    accumulate: int = 1,
+    watch: int | None = None,
     chunk: int | None = None,
 ) -> Iterator[Progress]:
     """Trains, and tells how it goes: a generator that yields a `Progress` after each chunk.
@@ -114,8 +127,14 @@ def run(
     key                    jax.random.key(seed), from which all that is random is drawn
     resume                 in place of `key`: the state that a run with the same arguments yielded,
                            to go on from to the end of `epochs` exactly as if it had never stopped
+    transform              fitted preprocessing, whose apply(x) every batch passes through within
+                           the compiled step; uint8 images can so stay bytes on the device
+    penalty                what the weights cost, such as jnn.penalties.L2(1e-4); part of the loss
     gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
                            signature of those two
+    accumulate             parts that a batch is cut into and whose gradients are averaged, to save
+                           memory; the loss is then the mean of theirs
+    watch                  measure every layer once in so many steps (`progress.layers`)
     chunk                  steps for each chunk, or None to adapt
 
     Raises ValueError (LayerError where a layer or the loss is at fault) at the call, before
@@ -133,16 +152,18 @@ def run(
     >>> progress.accuracy > 0.9
     True
     """
-    _check_whole("epochs", epochs)
-    _check_whole("batch_size", batch_size)
-    if chunk is not None:
-        _check_whole("chunk", chunk)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate)):
+        check_whole(name, value)
+    for name, value in (("chunk", chunk), ("watch", watch)):
+        if value is not None:
+            check_whole(name, value)
+    epochs, batch_size, accumulate = int(epochs), int(batch_size), int(accumulate)
+    if batch_size % accumulate:
+        raise ValueError(
+            f"accumulate is {accumulate}, which does not divide the batch_size of {batch_size}"
+        )
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
-
-    epochs, batch_size = int(epochs), int(batch_size)
-    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
-    gradient(net, loss)  # refuses at once what it would refuse under jit
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
             raise ValueError(
@@ -150,9 +171,14 @@ def run(
                 "such as jnn.optimizers.sgd(0.1)"
             )
         optimizer = Optimizer(*optimizer)
+    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    recipe = Recipe(net, loss, optimizer, gradient, batch_size, penalty, accumulate, watch)
+    _value_and_grads(recipe)  # refuses at once what it would refuse under jit
 
-    arrays = checked("data", net, loss, data)
-    held_out = None if validation is None else checked("validation", net, loss, validation)
+    arrays = checked("data", net, loss, data, transform)
+    held_out = (
+        None if validation is None else checked("validation", net, loss, validation, transform)
+    )
     n = len(arrays[0])
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
@@ -161,10 +187,11 @@ def run(
             f"key and resume are {'both' if resume else 'not'} given; give one of them: "
             "key=jax.random.key(seed) to begin, or resume=progress.state to go on"
         )
-    state = resume if key is None else start(net, optimizer, arrays[0], key)
+    x = jax.eval_shape(transformed, transform, arrays[0])
+    state = resume if key is None else start(net, optimizer, x, key)
     if not isinstance(state, RunState):
         raise ValueError(f"resume is a {type(state).__name__}; give the .state of a Progress")
-    fresh = jax.eval_shape(partial(start, net, optimizer, arrays[0]), state.key)
+    fresh = jax.eval_shape(partial(start, net, optimizer, x), state.key)
     if problem := unlike(state, fresh):
         raise ValueError(f"resume is no state of this network and optimizer: {problem}")
     if state.step == 0:
@@ -181,16 +208,7 @@ def run(
         raise ValueError(
             f"resume has taken {state.step} steps and {epochs} epochs are {steps}; raise epochs"
         )
-    advance = partial(
-        _advance,
-        net,
-        loss,
-        optimizer,
-        gradient,
-        batch_size,
-        arrays,
-    )
-    return _chunks(net, loss, advance, state, epochs, batch_size, n, held_out, chunk)
+    return _chunks(recipe, arrays, transform, state, epochs, held_out, chunk)
 
 
 def fit(
@@ -246,54 +264,29 @@ def streams(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-def evaluate(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    state: State,
-    data: tuple[Any, Any],
-    *,
-    batch_size: int = 500,
-) -> Evaluation:
-    """The exact mean of loss and accuracy over any number of examples, in evaluation mode.
-
-    The last batch is filled up and what fills it weighs nothing, so the result does not depend on
-    `batch_size` but for rounding. Accuracy is NaN where a prediction is not finite.
-    Raises ValueError as `run` does.
-
-    >>> import jnn
-    >>> net, loss = jnn.Serial(jnn.Dense(2)), jnn.SoftmaxCrossEntropy()
-    >>> x, y = jnp.ones((7, 3)), jnp.zeros(7, int)
-    >>> params, state = net.init(jax.random.key(0), x)
-    >>> evaluate(net, loss, jax.tree.map(jnp.zeros_like, params), state, (x, y)).accuracy
-    1.0
-    """
-    _check_whole("batch_size", batch_size)
-    return _evaluate(net, loss, params, state, checked("data", net, loss, data), batch_size)
-
-
 def _chunks(
-    net: Layer,
-    loss: Loss,
-    advance: Callable[[RunState, int], RunState],
+    recipe: Recipe,
+    data: tuple[jax.Array, jax.Array],
+    transform: Any,
     state: RunState,
     epochs: int,
-    batch_size: int,
-    n: int,
     validation: tuple[jax.Array, jax.Array] | None,
     chunk: int | None,
 ) -> Iterator[Progress]:
-    per_epoch = n // batch_size
+    net, loss = recipe.net, recipe.loss
+    per_epoch = len(data[0]) // recipe.batch_size
     first = step = int(state.step)
-    steps, total = epochs * per_epoch, 0.0
-    advance(state, 0)  # compiles, so that the first chunk's speed is that of the steps
+    steps, total, layers = epochs * per_epoch, 0.0, None
+    seen = _unseen(recipe, data, transform, state)
+    # Compiles, so that the first chunk's speed is that of the steps.
+    _advance(recipe, data, transform, state, seen, 0)
     length = chunk or 1
     while step < steps:
         left = steps - step
         if chunk is None or validation is not None:
             left = per_epoch - step % per_epoch
         began = time.perf_counter()
-        following = advance(state, min(length, left))
+        following, seen = _advance(recipe, data, transform, state, seen, min(length, left))
         now, loss_sum, correct_sum, first_bad = (
             v.item()
             for v in jax.device_get(
@@ -303,20 +296,22 @@ def _chunks(
         seconds = time.perf_counter() - began
         if first_bad >= 0:
             raise Diverged(first_bad, state)
+        if recipe.watch and (layers is not None or -(-step // recipe.watch) * recipe.watch < now):
+            layers = named(net, jax.device_get(seen))
         done, total = now - step, total + seconds
         step, state = now, following
         in_epoch = (step - 1) % per_epoch + 1
-        at_end = in_epoch == per_epoch
         yield Progress(
             step=step,
             steps=steps,
             epoch=step / per_epoch,
             loss=loss_sum / in_epoch,
-            accuracy=correct_sum / in_epoch if _scores(loss) else None,
-            examples_per_second=(step - first) * batch_size / total,
-            validation=_evaluate(net, loss, state.params, state.state, validation, 500)
-            if at_end and validation is not None
+            accuracy=correct_sum / in_epoch if scores(loss) else None,
+            examples_per_second=(step - first) * recipe.batch_size / total,
+            validation=evaluation(net, loss, state.params, state.state, validation, transform)
+            if in_epoch == per_epoch and validation is not None
             else None,
+            layers=layers,
             state=state,
         )
         if chunk is None:
@@ -335,98 +330,111 @@ def _fresh(
     return RunState(params, state, opt, step, run_key, step, step, zero, zero, step - 1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _advance(
-    net: Layer,
-    loss: Loss,
-    optimizer: Optimizer,
-    gradient: Gradient,
-    batch_size: int,
+def advance(
+    recipe: Recipe,
     data: tuple[jax.Array, jax.Array],
+    transform: Any,
     state: RunState,
+    seen: Tree,
     steps: jax.Array,
-) -> RunState:
-    """`steps` steps of training, as one loop."""
+) -> tuple[RunState, Tree]:
+    """`steps` steps of training, as one loop, and what was last seen of the layers."""
     n = len(data[0])
-    per_epoch = n // batch_size
-    value_and_grads = gradient(_Watched(net), loss)
+    per_epoch = n // recipe.batch_size
     shuffle_key, step_key = streams(state.key)
     seed = jax.random.bits(shuffle_key, (2,), jnp.uint32)
 
-    def step(_: jax.Array, s: RunState) -> RunState:
+    def step(_: jax.Array, carry: tuple[RunState, Tree]) -> tuple[RunState, Tree]:
+        s, seen = carry
         epoch, batch = s.step // per_epoch, s.step % per_epoch
-        positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        positions = batch * recipe.batch_size + jnp.arange(recipe.batch_size, dtype=jnp.int32)
         index = shuffled(seed, epoch, positions, n)
         xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
-        mode = Train(jax.random.fold_in(step_key, s.step))
-        (value, (cache, prediction)), grads = value_and_grads(s.params, xs, ys, mode)
-        updates, opt = optimizer.update(grads, s.optimizer, s.params)
-        correct = loss.correct(prediction, ys)
-        correct = jnp.zeros(()) if correct is None else correct.mean()
+        xs, mode = transformed(transform, xs), Train(jax.random.fold_in(step_key, s.step))
+        net_state, value, correct, grads = _gradients(recipe, s, xs, ys, mode)
+        updates, opt = recipe.optimizer.update(grads, s.optimizer, s.params)
+        if recipe.watch:
+            seen = jax.lax.cond(
+                s.step % recipe.watch == 0,
+                lambda: _look(recipe, s.params, updates, xs, ys, mode),
+                lambda: seen,
+            )
         fresh = batch == 0
-        return RunState(
+        following = s._replace(
             params=apply_updates(s.params, updates),
-            state=net.observe(s.state, cache),
+            state=net_state,
             optimizer=opt,
             step=s.step + 1,
-            key=s.key,
-            examples=s.examples,
-            batch_size=s.batch_size,
             loss=jnp.where(fresh, 0, s.loss) + value.astype(s.loss.dtype),
             correct=jnp.where(fresh, 0, s.correct) + correct.astype(s.correct.dtype),
             first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
         )
+        return following, seen
 
-    state = jax.lax.fori_loop(0, steps, step, state)
+    state, seen = jax.lax.fori_loop(0, steps, step, (state, seen))
     # The loss of the next step would tell, but there may be none.
     finite = jax.tree.map(lambda p: jnp.isfinite(p).all(), state.params)
     broken = ~jax.tree.reduce(jnp.logical_and, finite, jnp.array(True)) & (state.first_bad < 0)
-    return state._replace(first_bad=jnp.where(broken, state.step - 1, state.first_bad))
+    return state._replace(first_bad=jnp.where(broken, state.step - 1, state.first_bad)), seen
 
 
-@partial(jax.jit, static_argnums=(0, 1, 5))
-def _sums(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    state: State,
-    data: tuple[jax.Array, jax.Array],
-    batch: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Loss and right answers summed over a data set, batch by batch."""
-    n = len(data[0])
-
-    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        position = i * batch + jnp.arange(batch, dtype=jnp.int32)
-        xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
-        prediction, _ = net.forward(params, xs, Eval(state))
-        values, _ = loss.each().forward(prediction, ys)
-        correct = loss.correct(prediction, ys)
-        value, right = (
-            jnp.where(position < n, v, 0).sum(dtype=float)
-            for v in (values, 0 if correct is None else correct)
-        )
-        return sums[0] + value, sums[1] + right
-
-    zero = jnp.zeros((), float)
-    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // batch)), add, (zero, zero))
+_advance = jax.jit(advance, static_argnums=0)
 
 
-def _evaluate(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    state: State,
-    data: tuple[jax.Array, jax.Array],
-    batch: int,
-) -> Evaluation:
-    n = len(data[0])
-    value, correct = jax.device_get(_sums(net, loss, params, state, data, min(batch, n)))
-    return Evaluation(float(value) / n, float(correct) / n if _scores(loss) else None, n)
+def _look(
+    recipe: Recipe, params: Params, updates: Params, x: Any, y: Any, mode: Train
+) -> dict[str, Tree]:
+    """What is seen of the layers at one step, of as many examples as are in memory at once."""
+    few = recipe.batch_size // recipe.accumulate
+    return measured(recipe.net, recipe.loss, params, updates, x[:few], y[:few], mode)
 
 
-def _scores(loss: Loss) -> bool:
-    return type(loss).correct is not Loss.correct
+def _unseen(
+    recipe: Recipe, data: tuple[jax.Array, jax.Array], transform: Any, state: RunState
+) -> Tree:
+    """What `advance` carries of the layers before anything was seen."""
+    if not recipe.watch:
+        return ()
+    x, y = (jax.ShapeDtypeStruct((recipe.batch_size, *v.shape[1:]), v.dtype) for v in data)
+    x = jax.eval_shape(transformed, transform, x)
+    params, mode = state.params, Train(state.key)
+    shapes = jax.eval_shape(partial(_look, recipe), params, params, x, y, mode)
+    return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+
+
+def _value_and_grads(recipe: Recipe) -> ValueAndGrads:
+    penalty = () if recipe.penalty is None else (recipe.penalty,)
+    return recipe.gradient(_Watched(recipe.net), recipe.loss, *penalty)
+
+
+def _gradients(
+    recipe: Recipe, s: RunState, x: Any, y: Any, mode: Train
+) -> tuple[State, jax.Array, jax.Array, Params]:
+    """The network's next state, the loss, the fraction of right answers, and the gradients."""
+    value_and_grads = _value_and_grads(recipe)
+
+    def part(net_state: State, x: Any, y: Any, mode: Train) -> tuple[State, Tree]:
+        (value, (cache, prediction)), grads = value_and_grads(s.params, x, y, mode)
+        correct = recipe.loss.correct(prediction, y)
+        correct = jnp.zeros(()) if correct is None else correct.mean()
+        return recipe.net.observe(net_state, cache), (value, correct, grads)
+
+    if recipe.accumulate == 1:
+        net_state, found = part(s.state, x, y, mode)
+        return net_state, *found
+
+    def add(carry: tuple[State, Tree], piece: Tree) -> tuple[tuple[State, Tree], None]:
+        net_state, total = carry
+        net_state, found = part(net_state, *piece)
+        return (net_state, jax.tree.map(lambda t, v: t + v.astype(t.dtype), total, found)), None
+
+    x, y = (v.reshape(recipe.accumulate, -1, *v.shape[1:]) for v in (x, y))
+    pieces = x, y, Train(jax.random.split(mode.key, recipe.accumulate))
+    _, shapes = jax.eval_shape(part, s.state, *jax.tree.map(lambda v: v[0], pieces))
+    zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), shapes)
+    (net_state, total), _ = jax.lax.scan(add, (s.state, zeros), pieces)
+    mean = jax.tree.map(lambda t, v: (t / recipe.accumulate).astype(v.dtype), total, shapes)
+    return net_state, *mean
 
 
 @dataclass(frozen=True)
@@ -441,8 +449,3 @@ class _Watched(Layer):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         return self.net.backward(params, cache[0], dy)
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")

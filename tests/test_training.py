@@ -10,7 +10,8 @@ import pytest
 
 import jnn
 from jnn.data.shuffle import shuffled
-from jnn.training import Diverged, evaluate, fit, run, start, streams
+from jnn.evaluation import evaluate
+from jnn.training import Diverged, fit, run, start, streams
 
 NET = jnn.Serial(jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
 LOSS = jnn.SoftmaxCrossEntropy()
@@ -174,7 +175,8 @@ def test_the_program_does_not_grow_with_the_data():
     def size(n):
         x, y = jnp.zeros((n, 4)), jnp.zeros(n, jnp.int32)
         state = jax.eval_shape(lambda k: start(NET, OPTIMIZER, x, k), key())
-        arguments = (NET, LOSS, OPTIMIZER, jnn.backprop, 5, (x, y), state, 1)
+        recipe = jnn.training.Recipe(NET, LOSS, OPTIMIZER, jnn.backprop, batch_size=5)
+        arguments = (recipe, (x, y), None, state, (), 1)
         return len(jnn.training._advance.lower(*arguments).as_text())
 
     assert abs(size(100_000) - size(1000)) < 200  # the digits of n itself

@@ -1,5 +1,6 @@
 """What is checked of data before anything compiles."""
 
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -10,8 +11,19 @@ from jnn.layer import Eval, Layer, shape_of
 from jnn.losses import Loss, show_first
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Refuses what is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def transformed(transform: Any, x: Any) -> Any:
+    """`x` as the network sees it: through `transform.apply`, where there is a transform."""
+    return x if transform is None else transform.apply(x)
+
+
 def checked(
-    name: str, net: Layer, loss: Loss, data: tuple[Any, Any]
+    name: str, net: Layer, loss: Loss, data: tuple[Any, Any], transform: Any = None
 ) -> tuple[jax.Array, jax.Array]:
     """The (x, y) of `data` on the device, once what can be wrong with their values is ruled out.
 
@@ -30,6 +42,11 @@ def checked(
     jnn.layer.LayerError: SoftmaxCrossEntropy(): 1 of 4 labels lie outside 0..2, \
 the first being 3 at index 3; mend the data, or give the last layer more outputs
     """
+    if transform is not None and not hasattr(transform, "apply"):
+        raise ValueError(
+            f"transform is {transform!r}; it must be a fitted transform with a method apply(x), "
+            "such as jnn.preprocessing.Standardize.fit(x)"
+        )
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
     x, y = (_host(f"{name}.{part}", v) for part, v in zip("xy", data, strict=True))
@@ -39,11 +56,13 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
         raise ValueError(f"{name} holds no examples; there must be at least one")
     shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
 
-    def predict(key: jax.Array, x: jax.Array) -> jax.Array:
+    def predict(key: jax.Array, x: jax.Array, transform: Any) -> jax.Array:
+        x = transformed(transform, x)
         params, state = net.init(key, x)
         return net.forward(params, x, Eval(state))[0]
 
-    loss.check_values(jax.eval_shape(predict, jax.eval_shape(jax.random.key, 0), shape), y)
+    key = jax.eval_shape(jax.random.key, 0)
+    loss.check_values(jax.eval_shape(predict, key, shape, transform), y)
     return _device(data[0], x), _device(data[1], y)
 
 

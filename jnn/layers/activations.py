@@ -34,6 +34,7 @@ class Elementwise(Layer):
     """
 
     keeps: ClassVar[Literal["x", "y"]] = "y"
+    bounds: ClassVar[tuple[float, float] | None] = None  # the ends at which it saturates
 
     def f(self, x: jax.Array) -> jax.Array:
         """The function."""
@@ -69,6 +70,8 @@ class Sigmoid(Elementwise):
     [0.0, 0.5, 1.0]
     """
 
+    bounds = (0.0, 1.0)
+
     def f(self, x: jax.Array) -> jax.Array:
         # In float16 itself, exp(-x) would overflow where y is still a number.
         return jax.nn.sigmoid(x.astype(accumulator(x.dtype))).astype(x.dtype)
@@ -90,6 +93,8 @@ class Tanh(Elementwise):
     >>> Tanh().forward({}, jnp.array([-1e4, 2.0**-30, 1e4]), None)[0].tolist()
     [-1.0, 9.313225746154785e-10, 1.0]
     """
+
+    bounds = (-1.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
         return jnp.tanh(x)

@@ -1,0 +1,198 @@
+"""What every layer is doing, in numbers and in words: dead, saturated, vanishing, too fast."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jnn.layer import Layer, Mode, Params, Tree, leaves
+from jnn.layers.activations import Elementwise
+from jnn.losses import Loss
+from jnn.masks import mask, weights
+from jnn.precision import accumulator
+from jnn.taps import Seen, tapped
+
+EDGE = 0.025  # of the range of a squashing function: nearer to an end than this is saturated
+MANY = 0.5  # of the units dead, or of the outputs saturated, is worth a word
+SLOW, FAST = 1e-5, 1e-1  # updates relative to weights; 1e-3 is usual
+FAR = 1e4  # between the largest and the smallest cotangent of the layers
+
+
+class LayerStats(NamedTuple):
+    """What one leaf did in a forward and a backward pass over one batch; None where undefined."""
+
+    path: str
+    layer: Layer
+    mean: float  # of the outputs
+    spread: float  # their standard deviation
+    dead: float | None  # the fraction of an activation's units without slope at every example
+    saturated: float | None  # the fraction of a squashing function's outputs close to an end
+    cotangent: float  # the root mean square of dy
+    gradient: float | None  # the norm of the gradient of the layer's weights
+    update: float | None  # the norm of their last update, relative to that of the weights
+
+
+def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> list[LayerStats]:
+    """Statistics of every leaf from one hand-written forward and backward pass over (x, y).
+
+    A unit is an index of the last axis: a neuron, or a channel. It is dead where its activation
+    has slope 0 at every example (and position) of the batch. An output is saturated within 2.5% of
+    the range's ends: beyond 0.95 for a tanh, 0.975 for a sigmoid. `update` is None: there was none.
+
+    >>> import jnn
+    >>> net = jnn.Serial(jnn.Dense(4), jnn.ReLU(), jnn.Dense(3))
+    >>> x, y = jnp.ones((2, 5)), jnp.array([0, 2])
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> params["dense1"]["b"] = jnp.full(4, -100.0)
+    >>> stats = measure(net, jnn.SoftmaxCrossEntropy(), params, x, y, jnn.Eval(state))
+    >>> [(layer.path, layer.dead) for layer in stats]
+    [('dense1', None), ('relu1', 1.0), ('dense2', None)]
+    >>> judge(stats)[0]
+    'relu1: 100% of its units never fire; a smaller learning rate or a LeakyReLU keeps them alive'
+    """
+    return named(net, jax.device_get(_measure(net, loss, params, x, y, mode)))
+
+
+def judge(layers: Sequence[LayerStats]) -> list[str]:
+    """What is wrong with the layers, a sentence each, worst layers as they come; often nothing.
+
+    It speaks where over half of the units are dead or of the outputs saturated, where updates are
+    not between 1e-5 and 1e-1 of the weights, where cotangents differ 10,000-fold between layers or
+    the spread of the outputs does, and where a number is not finite.
+    """
+    words = []
+    for layer in layers:
+        say = partial("{}: {}".format, layer.path)
+        numbers = [v for v in layer[2:] if v is not None]
+        if not all(map(math.isfinite, numbers)):
+            words.append(say("its numbers are not finite; lower the learning rate, check the data"))
+            continue
+        if layer.dead is not None and layer.dead > MANY:
+            words.append(
+                say(
+                    f"{layer.dead:.0%} of its units never fire; a smaller learning rate or a "
+                    "LeakyReLU keeps them alive"
+                )
+            )
+        if layer.saturated is not None and layer.saturated > MANY:
+            words.append(
+                say(
+                    f"{layer.saturated:.0%} of its outputs are saturated; start from smaller "
+                    "weights or normalise its input"
+                )
+            )
+        if layer.update is not None and not SLOW <= layer.update <= FAST:
+            much, mend = ("only ", "raise") if layer.update < SLOW else ("", "lower")
+            words.append(
+                say(
+                    f"its updates are {much}{layer.update:.0e} of its weights, 1e-03 being usual; "
+                    f"{mend} the learning rate"
+                )
+            )
+    return words + _compared(layers)
+
+
+def table(layers: Sequence[LayerStats]) -> str:
+    """The statistics as lines of text, and what `judge` says of them."""
+    head = ("layer", "mean", "spread", "dead", "saturated", "cotangent", "gradient", "update")
+    rows = [
+        (
+            layer.path,
+            f"{layer.mean:.2g}",
+            f"{layer.spread:.2g}",
+            *("" if v is None else f"{v:.0%}" for v in (layer.dead, layer.saturated)),
+            f"{layer.cotangent:.1e}",
+            *("" if v is None else f"{v:.1e}" for v in (layer.gradient, layer.update)),
+        )
+        for layer in layers
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    return "\n".join([*lines, *(f"  {word}" for word in judge(layers))])
+
+
+def measured(
+    net: Layer, loss: Loss, params: Params, updates: Params, x: Any, y: Any, mode: Mode
+) -> dict[str, Tree]:
+    """What `measure` and a run collect, as arrays by path; `named` makes it readable."""
+    readings = tapped(net, loss, _read)(params, x, y, mode)
+    for path, reading in readings.items():
+        if "gradient" in reading:
+            size = _norm(_weights(_at(params, path)))
+            reading["update"] = _norm(_weights(_at(updates, path))) / jnp.where(size, size, 1)
+    return readings
+
+
+def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerStats]:
+    """Readings as `LayerStats`, in the order of the network."""
+    blank = dict.fromkeys(LayerStats._fields[2:])
+    return [
+        LayerStats(path, leaf, **blank | {k: float(v) for k, v in readings[path].items()})
+        for path, leaf in leaves(net)
+    ]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> Tree:
+    return tapped(net, loss, _read)(params, x, y, mode)
+
+
+def _read(seen: Seen) -> dict[str, jax.Array]:
+    y, dy = (v.astype(accumulator(v.dtype)) for v in (seen.y, seen.dy))
+    found = {"mean": y.mean(), "spread": y.std(), "cotangent": jnp.sqrt(jnp.square(dy).mean())}
+    if isinstance(seen.layer, Elementwise):
+        slope = seen.layer.df(seen.cache, jnp.ones_like(seen.dy))
+        found["dead"] = (slope == 0).all(axis=range(slope.ndim - 1)).mean(dtype=y.dtype)
+        if seen.layer.bounds:
+            low, high = seen.layer.bounds
+            near = jnp.minimum(y - low, high - y) < EDGE * (high - low)
+            found["saturated"] = near.mean(dtype=y.dtype)
+    if jax.tree.leaves(seen.grads):
+        found["gradient"] = _norm(_weights(seen.grads))
+    return found
+
+
+def _weights(params: Params) -> list[jax.Array]:
+    """Of the parameters of a layer the weights, or all where none of them is one."""
+    every, chosen = jax.tree.leaves(params), jax.tree.leaves(mask(params, weights))
+    return [leaf for leaf, is_weight in zip(every, chosen, strict=True) if is_weight] or every
+
+
+def _norm(arrays: Sequence[jax.Array]) -> jax.Array:
+    squares = [jnp.square(v.astype(accumulator(v.dtype))).sum() for v in arrays]
+    return jnp.sqrt(jnp.stack(squares).sum())
+
+
+def _at(tree: Tree, path: str) -> Tree:
+    for name in path.split(".") if path else ():
+        tree = tree[name]
+    return tree
+
+
+def _compared(layers: Sequence[LayerStats]) -> list[str]:
+    """What becomes of the signal from the first layer to the last, and of the gradient back."""
+    if not layers:
+        return []
+    words = []
+    journeys = (
+        ("the signal", "spread", layers[0], layers[-1]),
+        ("the gradient", "cotangent", layers[-1], layers[0]),
+    )
+    for what, quantity, start, end in journeys:
+        before, after = getattr(start, quantity), getattr(end, quantity)
+        if not after * FAR >= before or not before * FAR >= after:
+            fate = "vanishes" if after < before else "explodes"
+            words.append(
+                f"{what} {fate}: its {quantity} is {before:.0e} at {start.path} and {after:.0e} "
+                f"at {end.path}; choose initial weights that keep it"
+            )
+    return words

@@ -1,0 +1,98 @@
+"""Evaluation: exact means over a whole data set, in evaluation mode."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jnn.data.checking import check_whole, checked, transformed
+from jnn.layer import Eval, Layer, Params, State
+from jnn.losses import Loss
+
+
+class Evaluation(NamedTuple):
+    """The mean over a whole data set; accuracy is None where the loss does not define it."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+def evaluate(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[Any, Any],
+    *,
+    transform: Any = None,
+    batch_size: int = 500,
+) -> Evaluation:
+    """The exact mean of loss and accuracy over any number of examples, in evaluation mode.
+
+    The last batch is filled up and what fills it weighs nothing, so the result does not depend on
+    `batch_size` but for rounding. Accuracy is NaN where a prediction is not finite. `transform` is
+    applied to x first, as in `run`. Raises ValueError as `run` does.
+
+    >>> import jnn
+    >>> net, loss = jnn.Serial(jnn.Dense(2)), jnn.SoftmaxCrossEntropy()
+    >>> x, y = jnp.ones((7, 3)), jnp.zeros(7, int)
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> evaluate(net, loss, jax.tree.map(jnp.zeros_like, params), state, (x, y)).accuracy
+    1.0
+    """
+    check_whole("batch_size", batch_size)
+    arrays = checked("data", net, loss, data, transform)
+    return evaluation(net, loss, params, state, arrays, transform, batch_size)
+
+
+def evaluation(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[jax.Array, jax.Array],
+    transform: Any,
+    batch: int = 500,
+) -> Evaluation:
+    """`evaluate` on data that are checked and on the device already."""
+    n = len(data[0])
+    sums = jax.device_get(_sums(net, loss, params, state, data, transform, min(batch, n)))
+    value, correct = map(float, sums)
+    return Evaluation(value / n, correct / n if scores(loss) else None, n)
+
+
+def scores(loss: Loss) -> bool:
+    """Whether the loss tells right answers from wrong ones."""
+    return type(loss).correct is not Loss.correct
+
+
+def sums(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    data: tuple[jax.Array, jax.Array],
+    transform: Any,
+    batch: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and right answers summed over a data set, batch by batch."""
+    n = len(data[0])
+
+    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        position = i * batch + jnp.arange(batch, dtype=jnp.int32)
+        xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
+        prediction, _ = net.forward(params, transformed(transform, xs), Eval(state))
+        values, _ = loss.each().forward(prediction, ys)
+        correct = loss.correct(prediction, ys)
+        value, right = (
+            jnp.where(position < n, v, 0).sum(dtype=float)
+            for v in (values, 0 if correct is None else correct)
+        )
+        return sums[0] + value, sums[1] + right
+
+    zero = jnp.zeros((), float)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // batch)), add, (zero, zero))
+
+
+_sums = jax.jit(sums, static_argnums=(0, 1, 6))

@@ -38,7 +38,8 @@ def tapped(
     """What `read` makes of every leaf in one forward and backward pass: a dict by dotted path.
 
     Returns f(params, x, y, mode). `read` takes a `Seen` and returns arrays, whose number and names
-    may depend on the layer; it must be hashable, as functions of a module are.
+    may depend on the layer; a leaf of which it takes none is left out. It must be hashable, as
+    functions of a module are.
 
     >>> import jnn
     >>> net = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(3))
@@ -88,12 +89,12 @@ class _Tap(Layer):
         return {LEAF: params, TAP: zeros}, state
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
-        y, cache = self.layer.forward(params[LEAF], x, mode)
+        y, cache = self.layer.forward(params.get(LEAF, {}), x, mode)
         return y, (cache, y)
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         kept, y = cache
-        grads, dx = self.layer.backward(params[LEAF], kept, dy)
+        grads, dx = self.layer.backward(params.get(LEAF, {}), kept, dy)
         return {LEAF: grads, TAP: self.read(Seen(self.layer, kept, y, dy, grads))}, dx
 
     def observe(self, state: State, cache: Cache) -> State:
@@ -114,7 +115,7 @@ def _collect(grads: Params, path: tuple[str, ...] = ()) -> dict[str, Tree]:
     if not isinstance(grads, dict):
         return {}
     if grads.keys() == {LEAF, TAP}:
-        return {".".join(path): grads[TAP]}
+        return {".".join(path): grads[TAP]} if jax.tree.leaves(grads[TAP]) else {}
     found: dict[str, Tree] = {}
     for name, child in grads.items():
         found |= _collect(child, (*path, name))

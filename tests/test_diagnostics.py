@@ -1,0 +1,116 @@
+"""What is said of the layers, and that watching a run does not disturb it."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jnn
+from jnn.diagnostics import LayerStats, judge, measure, table
+
+LOSS = jnn.SoftmaxCrossEntropy()
+NET = jnn.Serial(jnn.Dense(4), jnn.ReLU(), jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((40, 6)).astype(np.float32)
+Y = RNG.integers(0, 3, 40).astype(np.int32)
+OPTIMIZER = jnn.optimizers.sgd(0.1)
+
+
+def stats(**changed):
+    fields = {"mean": 0.0, "spread": 1.0, "dead": None, "saturated": None, "cotangent": 1e-3}
+    fields |= {"gradient": 1.0, "update": 1e-3} | changed
+    return LayerStats("dense1", jnn.Dense(3), **fields)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return NET.init(jax.random.key(0), X)[0]
+
+
+def test_the_numbers_are_what_their_names_say(params):
+    mode = jnn.Eval()
+    layers = {layer.path: layer for layer in measure(NET, LOSS, params, X, Y, mode)}
+    assert list(layers) == ["dense1", "relu1", "dense2", "tanh1", "dense3"]
+    hidden = X @ params["dense1"]["w"] + params["dense1"]["b"]
+    relu = np.maximum(hidden, 0)
+    tanh = np.tanh(relu @ params["dense2"]["w"] + params["dense2"]["b"])
+    _, grads = jnn.backprop(NET, LOSS)(params, X, Y, mode)
+    assert layers["relu1"].mean == pytest.approx(relu.mean(), rel=1e-5)
+    assert layers["relu1"].spread == pytest.approx(relu.std(), rel=1e-5)
+    assert layers["relu1"].dead == (relu == 0).all(axis=0).mean()
+    assert layers["tanh1"].saturated == pytest.approx((np.abs(tanh) > 0.95).mean(), abs=1e-6)
+    for name in ("dense1", "dense2", "dense3"):
+        gradient = np.linalg.norm(grads[name]["w"])
+        assert layers[name].gradient == pytest.approx(gradient, rel=1e-5)
+    assert layers["relu1"].gradient is layers["dense1"].dead is layers["relu1"].saturated is None
+
+
+def test_units_that_never_fire_are_counted(params):
+    low = params | {"dense1": params["dense1"] | {"b": jnp.array([-99.0, 0, -99, -99])}}
+    layers = measure(NET, LOSS, low, X, Y, jnn.Eval())
+    assert layers[1].dead == 0.75
+    assert judge(layers)[0].startswith("relu1: 75% of its units never fire")
+    assert "relu1: 75%" in table(layers)
+
+
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (stats(saturated=0.9), "90% of its outputs are saturated"),
+        (stats(update=0.5), r"updates are 5e-01 of its weights.* lower the learning rate"),
+        (stats(update=1e-7), r"updates are only 1e-07 of its weights.* raise the learning rate"),
+        (stats(spread=float("nan")), "not finite"),
+    ],
+)
+def test_what_is_wrong_is_said(layer, words):
+    with pytest.raises(AssertionError, match=words):
+        assert not judge([layer])
+
+
+def test_what_is_right_is_passed_over():
+    assert judge([stats(dead=0.2, saturated=0.1), stats(cotangent=1e-4)]) == []
+
+
+@pytest.mark.parametrize(
+    "first, last, words",
+    [
+        ({"cotangent": 1e-9}, {}, "the gradient vanishes: its cotangent is 1e-03 at dense1 and"),
+        ({"cotangent": 1e3}, {}, "the gradient explodes"),
+        ({}, {"spread": 1e-6}, "the signal vanishes"),
+        ({}, {"spread": 1e6}, "the signal explodes"),
+    ],
+)
+def test_journeys_through_the_network_are_judged(first, last, words):
+    (said,) = judge([stats(**first), stats(**last)])
+    assert said.startswith(words)
+
+
+def run(**options):
+    options = {"epochs": 3, "batch_size": 8, "key": jax.random.key(0)} | options
+    return list(jnn.run(NET, LOSS, OPTIMIZER, (X, Y), **options))
+
+
+def test_watching_changes_no_bit_of_a_run():
+    watched, alone = run(watch=4, chunk=5), run(chunk=5)
+    chex.assert_trees_all_equal(watched[-1].state, alone[-1].state)
+    assert alone[-1].layers is None
+
+
+def test_a_watched_run_reports_what_the_layers_did_at_the_last_measured_step():
+    records = run(watch=4, chunk=1)
+    assert [record.layers is None for record in records] == [False] * 15
+    # Measured at steps 0, 4, 8, 12.
+    assert all(record.layers == records[4].layers for record in records[4:8])
+    assert records[8].layers != records[4].layers
+    before, after = records[3].state.params, records[4].state.params
+    for layer in records[4].layers[::2]:
+        w, moved = (np.asarray(p[layer.path]["w"]) for p in (before, after))
+        want = np.linalg.norm(moved - w) / np.linalg.norm(w)
+        assert layer.update == pytest.approx(want, rel=1e-4)
+
+
+def test_a_resumed_run_reports_nothing_before_it_has_measured():
+    first = run(chunk=5)[0].state
+    records = run(watch=100, chunk=1, resume=first, key=None)
+    assert all(record.layers is None for record in records)

@@ -10,6 +10,7 @@ from jnn import (
     optimizers,
     plots,
     schedules,
+    search,
     taps,
     training,
 )
@@ -21,6 +22,7 @@ from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jnn.report import summary
+from jnn.search import ensemble, find_learning_rate, sweep
 from jnn.training import Diverged, fit, run
 
 __all__ = [
@@ -46,8 +48,10 @@ __all__ = [
     "backprop",
     "data",
     "diagnostics",
+    "ensemble",
     "evaluate",
     "factors",
+    "find_learning_rate",
     "fit",
     "gradcheck",
     "initializers",
@@ -57,7 +61,9 @@ __all__ = [
     "plots",
     "run",
     "schedules",
+    "search",
     "summary",
+    "sweep",
     "taps",
     "training",
 ]

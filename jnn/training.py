@@ -318,16 +318,19 @@ def _chunks(
             length = max(1, min(4 * length, int(done * CHUNK_SECONDS / seconds)))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _fresh(
+def fresh(
     net: Layer, optimizer: Optimizer, shape: tuple[int, ...], dtype: Any, key: jax.Array
 ) -> RunState:
+    """`start` for examples of that shape and dtype, to be traced."""
     # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
     init_key, run_key = jax.random.split(key)
     params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
     zero, step = jnp.zeros((), float), jnp.zeros((), jnp.int32)
     opt = optimizer.init(params)
     return RunState(params, state, opt, step, run_key, step, step, zero, zero, step - 1)
+
+
+_fresh = jax.jit(fresh, static_argnums=(0, 1, 2, 3))
 
 
 def advance(

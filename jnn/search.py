@@ -1,0 +1,434 @@
+"""Hyper-parameters: many small runs as one compiled program, and a finder of learning rates."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.data.checking import check_whole, checked, transformed
+from jnn.evaluation import scores, sums
+from jnn.layer import Eval, Layer, Params, State, Tree
+from jnn.losses import Loss
+from jnn.optimizers import Optimizer
+from jnn.report import follow
+from jnn.training import (
+    GRADIENTS,
+    Diverged,
+    Gradient,
+    Progress,
+    Recipe,
+    RunState,
+    advance,
+    fresh,
+    run,
+)
+
+BORDER = 0.05  # of a range: a best value nearer to an end suggests that better ones lie beyond
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values from `low` to `high`, drawn evenly in their logarithm, or in themselves."""
+
+    low: float
+    high: float
+    log: bool = True
+
+    def __post_init__(self) -> None:
+        ends = self.low, self.high
+        if not all(isinstance(v, Real) and math.isfinite(v) for v in ends) or self.low >= self.high:
+            raise ValueError(f"{self!r}: low must be below high, and both finite numbers")
+        if self.log and self.low <= 0:
+            raise ValueError(
+                f"{self!r}: a logarithmic range begins above 0; use uniform(low, high)"
+            )
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """`n` values, (n,)."""
+        return self.at(jax.random.uniform(key, (n,)))
+
+    def at(self, place: Any) -> Any:
+        """The value at a place from 0, which is `low`, to 1."""
+        if self.log:
+            return self.low * (self.high / self.low) ** place
+        return self.low + (self.high - self.low) * place
+
+    def place(self, value: Any) -> Any:
+        """The place of a value: the inverse of `at`."""
+        if self.log:
+            return np.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+def log_uniform(low: float, high: float) -> Range:
+    """Values spread evenly over the decades, as learning rates and penalties are searched.
+
+    >>> log_uniform(1e-4, 1e-2).at(0.5)
+    0.001
+    """
+    return Range(low, high)
+
+
+def uniform(low: float, high: float) -> Range:
+    """Values spread evenly.
+
+    >>> uniform(0.5, 1.0).at(0.5)
+    0.75
+    """
+    return Range(low, high, log=False)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `sweep` found, best trial first; prints itself as a table, with warnings.
+
+    points           the trials' hyper-parameters by name, each (trials,)
+    loss, accuracy   on the validation data, (trials,); NaN where a trial diverged; accuracy is None
+                     where the loss does not define it
+    params, state    the trained networks, stacked: leaves are (trials, ...)
+    """
+
+    space: Mapping[str, Range]
+    points: Mapping[str, np.ndarray]
+    loss: np.ndarray
+    accuracy: np.ndarray | None
+    params: Params
+    state: State
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The hyper-parameters of the best trial."""
+        return {name: float(values[0]) for name, values in self.points.items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Whether the best trial lies on the border of the space, a sentence for each side."""
+        if np.isnan(self.loss[0]):
+            return ["every trial diverged; search smaller learning rates"]
+        words = []
+        for name, value in self.best.items():
+            place = self.space[name].place(value)
+            if not BORDER <= place <= 1 - BORDER:
+                end = "low" if place < 0.5 else "high"
+                words.append(
+                    f"the best {name}, {value:.2e}, lies on the {end} border of its range: better "
+                    "ones may lie beyond, search there (zoom does)"
+                )
+        return words
+
+    def zoom(self, factor: float = 3) -> dict[str, Range]:
+        """A space of the same ranges, each `factor` times narrower, around the best trial."""
+        narrowed = {}
+        for name, value in self.best.items():
+            old, half = self.space[name], 0.5 / factor
+            place = old.place(value)
+            low, high = float(old.at(place - half)), float(old.at(place + half))
+            narrowed[name] = Range(low, high, old.log)
+        return narrowed
+
+    def member(self, trial: int) -> tuple[Params, State]:
+        """The trained network of one trial, 0 being the best."""
+        return jax.tree.map(lambda v: v[trial], (self.params, self.state))
+
+    def __str__(self) -> str:
+        names = list(self.points)
+        head = ("rank", *names, "loss", *(("accuracy",) if self.accuracy is not None else ()))
+        rows = [
+            (
+                str(i + 1),
+                *(f"{self.points[name][i]:.3e}" for name in names),
+                "diverged" if np.isnan(self.loss[i]) else f"{self.loss[i]:.4f}",
+                *(() if self.accuracy is None else (f"{self.accuracy[i]:.2%}",)),
+            )
+            for i in range(len(self.loss))
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
+            for row in (head, *rows)
+        ]
+        return "\n".join([*lines, *self.warnings])
+
+
+def sweep(
+    net: Layer,
+    loss: Loss,
+    make: Callable[..., Any],
+    data: tuple[Any, Any],
+    *,
+    space: Mapping[str, Range],
+    trials: int,
+    key: jax.Array,
+    epochs: int,
+    batch_size: int,
+    validation: tuple[Any, Any],
+    transform: Any = None,
+    gradient: str | Gradient = "backprop",
+    progress: bool = True,
+) -> Sweep:
+    """Trains one network with many hyper-parameters and seeds at once, as one compiled program.
+
+    `space` has a range for each argument of `make`, such as {"lr": log_uniform(1e-4, 1)};
+    `make(**point)` returns an optimizer, or a pair (optimizer, penalty), from one value of each,
+    and is traced: its values are arrays. Every trial starts from parameters of its own and goes
+    through the data in an order of its own. The trials are ranked on the `validation` data, by
+    accuracy where the loss defines it, then by loss. Everything else is as in `run`.
+
+    It is quicker than one run after another while the networks are small.
+    Source: Bergstra & Bengio 2012, "Random search for hyper-parameter optimization".
+    Raises ValueError as `run` does, and where `space` holds no ranges.
+
+    >>> import jnn
+    >>> train, test = jnn.data.digits()[1:3]
+    >>> net = jnn.Serial(jnn.Flatten(), jnn.Dense(10))
+    >>> result = sweep(net, jnn.SoftmaxCrossEntropy(), jnn.optimizers.sgd, train, trials=3,
+    ...                space={"lr": log_uniform(1e-3, 1)}, key=jax.random.key(0), epochs=1,
+    ...                batch_size=64, validation=test, progress=False)
+    >>> bool(result.accuracy[0] >= result.accuracy[1])
+    True
+    """
+    for name, value in (("trials", trials), ("epochs", epochs), ("batch_size", batch_size)):
+        check_whole(name, value)
+    if not isinstance(space, Mapping) or not all(isinstance(r, Range) for r in space.values()):
+        raise ValueError(
+            f"space is {space!r}; it must be a dict of ranges by name, such as "
+            "{'lr': jnn.search.log_uniform(1e-4, 1)}"
+        )
+    if isinstance(gradient, str) and gradient not in GRADIENTS:
+        raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
+    arrays = checked("data", net, loss, data, transform)
+    held_out = checked("validation", net, loss, validation, transform)
+    if batch_size > len(arrays[0]):
+        raise ValueError(
+            f"batch_size is {batch_size}; the data hold only {len(arrays[0])} examples"
+        )
+    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    program = _Program(net, loss, make, gradient, batch_size)
+    point_key, run_key = jax.random.split(key)
+    point_keys = jax.random.split(point_key, len(space))
+    points = {
+        name: values.sample(k, trials)
+        for (name, values), k in zip(space.items(), point_keys, strict=True)
+    }
+    x = jax.eval_shape(transformed, transform, arrays[0])
+    states = _begin(program, x.shape[1:], x.dtype, points, jax.random.split(run_key, trials))
+    records = _epochs(program, arrays, transform, points, states, epochs)
+    for record in follow(records) if progress else records:
+        states = record.state
+    value, right = _judge(program, states.params, states.state, held_out, transform)
+    n = len(held_out[0])
+    value, right = (np.asarray(v, np.float64) / n for v in (value, right))
+    value = np.where(np.asarray(states.first_bad) >= 0, np.nan, value)
+    accuracy = np.where(np.isnan(value), np.nan, right) if scores(loss) else None
+    rank = (value,) if accuracy is None else (value, -accuracy)
+    order = np.lexsort(rank)  # NaN last
+    points, params, state = jax.tree.map(
+        lambda v: v[order], (jax.device_get(points), states.params, states.state)
+    )
+    accuracy = None if accuracy is None else accuracy[order]
+    return Sweep(dict(space), points, value[order], accuracy, params, state)
+
+
+class Rates(NamedTuple):
+    """What `find_learning_rate` saw: rates and the loss at each, (steps,), and what it suggests."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    suggestion: float
+
+
+def find_learning_rate(
+    net: Layer,
+    loss: Loss,
+    make: Callable[[Any], Optimizer],
+    data: tuple[Any, Any],
+    *,
+    key: jax.Array,
+    batch_size: int,
+    low: float = 1e-5,
+    high: float = 10.0,
+    steps: int = 100,
+    **options: Any,
+) -> Rates:
+    """A short run whose learning rate rises from `low` to `high`, to see where the loss rebels.
+
+        rate(t) = low (high / low)^(t / (steps - 1))
+
+    It ends early where the loss exceeds four times its least, or is no finite number. The
+    suggestion is a tenth of the rate at which the smoothed loss was least: there the loss still
+    falls fast, and the margin is for all that the short run did not see. `make(schedule)` returns
+    the optimizer, as `jnn.optimizers.momentum` does; `options` are those of `run`.
+
+    It is a run of its own, from parameters of its own; nothing of what follows can notice it.
+    Source: Smith 2017, "Cyclical learning rates for training neural networks".
+
+    >>> import jnn
+    >>> train = jnn.data.digits().train
+    >>> net = jnn.Serial(jnn.Flatten(), jnn.Dense(10))
+    >>> found = find_learning_rate(net, jnn.SoftmaxCrossEntropy(), jnn.optimizers.sgd, train,
+    ...                            key=jax.random.key(0), batch_size=64, steps=50)
+    >>> 1e-3 < found.suggestion < 1
+    True
+    """
+    check_whole("steps", steps)
+    check_whole("batch_size", batch_size)
+    ramp = Range(low, high)
+    rates = ramp.at(np.arange(steps) / max(1, steps - 1))
+    per_epoch = max(1, len(data[0]) // batch_size)
+    records = run(
+        net,
+        loss,
+        make(lambda step: ramp.at(step / max(1, steps - 1))),
+        data,
+        key=key,
+        batch_size=batch_size,
+        epochs=-(-steps // per_epoch),
+        chunk=1,
+        **options,
+    )
+    losses: list[float] = []
+    total = 0.0
+    try:
+        for record, _ in zip(records, range(steps), strict=False):
+            i = (record.step - 1) % per_epoch
+            before, total = (total if i else 0.0), record.loss * (i + 1)
+            losses.append(total - before)
+            if losses[-1] > 4 * min(losses):
+                break
+    except Diverged:
+        pass
+    if not losses:
+        raise ValueError(
+            f"the loss is not finite at the lowest rate; low is {low}, try a lower one"
+        )
+    smooth = _smoothed(losses)
+    return Rates(rates[: len(losses)], np.array(losses), float(rates[np.argmin(smooth)] / 10))
+
+
+def ensemble(
+    net: Layer,
+    params: Params | Sequence[Params],
+    state: State | Sequence[State],
+    x: Any,
+    *,
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+) -> jax.Array:
+    """The mean of the predictions of several networks of one architecture, in evaluation mode.
+
+        p = mean_m probabilities(net(params_m, x))
+
+    `params` and `state` are stacked, with members first, as a `Sweep` holds them, or lists of one
+    for each member. Shapes: x (n, ...), result (n, k).
+    Source: Hansen & Salamon 1990, "Neural network ensembles".
+
+    >>> import jnn
+    >>> net, x = jnn.Dense(2), jnp.ones((3, 4))
+    >>> members = [net.init(jax.random.key(i), x)[0] for i in range(5)]
+    >>> ensemble(net, members, [{}] * 5, x).shape
+    (3, 2)
+    """
+    if isinstance(params, list | tuple):
+        params = jax.tree.map(lambda *v: jnp.stack(v), *params)
+        state = jax.tree.map(lambda *v: jnp.stack(v), *state)
+    return _mean_prediction(net, probabilities, params, state, x)
+
+
+class _Program(NamedTuple):
+    """What is fixed in a sweep, and so compiled into it."""
+
+    net: Layer
+    loss: Loss
+    make: Callable[..., Any]
+    gradient: Gradient
+    batch_size: int
+
+    def recipe(self, point: Mapping[str, jax.Array]) -> Recipe:
+        made = self.make(**point)
+        pair = isinstance(made, tuple) and len(made) == 2 and not callable(made[0])
+        optimizer, penalty = made if pair else (made, None)
+        return Recipe(self.net, self.loss, optimizer, self.gradient, self.batch_size, penalty)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(
+    program: _Program, shape: tuple[int, ...], dtype: Any, points: Tree, keys: jax.Array
+) -> RunState:
+    def one(point: Tree, key: jax.Array) -> RunState:
+        return fresh(program.net, program.recipe(point).optimizer, shape, dtype, key)
+
+    return jax.vmap(one)(points, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance(
+    program: _Program, data: Any, transform: Any, points: Tree, states: RunState, steps: jax.Array
+) -> RunState:
+    def one(point: Tree, state: RunState) -> RunState:
+        return advance(program.recipe(point), data, transform, state, (), steps)[0]
+
+    return jax.vmap(one)(points, states)
+
+
+@partial(jax.jit, static_argnums=0)
+def _judge(
+    program: _Program, params: Params, state: State, data: Any, transform: Any
+) -> tuple[jax.Array, jax.Array]:
+    def one(params: Params, state: State) -> tuple[jax.Array, jax.Array]:
+        batch = min(500, len(data[0]))
+        return sums(program.net, program.loss, params, state, data, transform, batch)
+
+    return jax.vmap(one)(params, state)
+
+
+def _epochs(
+    program: _Program, data: Any, transform: Any, points: Tree, states: RunState, epochs: int
+) -> Iterator[Progress]:
+    """A record for each epoch, of the trial that does best on the training batches."""
+    per_epoch = len(data[0]) // program.batch_size
+    trials = len(states.step)
+    jax.block_until_ready(_advance(program, data, transform, points, states, 0))  # compiles
+    began = time.perf_counter()
+    for epoch in range(1, epochs + 1):
+        states = _advance(program, data, transform, points, states, per_epoch)
+        loss, correct = (np.asarray(v) / per_epoch for v in (states.loss, states.correct))
+        seen = epoch * per_epoch * program.batch_size * trials
+        yield Progress(
+            step=epoch * per_epoch,
+            steps=epochs * per_epoch,
+            epoch=float(epoch),
+            loss=float(np.min(np.where(np.isfinite(loss), loss, np.inf))),
+            accuracy=float(np.max(np.nan_to_num(correct))) if scores(program.loss) else None,
+            examples_per_second=seen / (time.perf_counter() - began),
+            validation=None,
+            state=states,
+        )
+
+
+def _smoothed(losses: Sequence[float], keep: float = 0.8) -> np.ndarray:
+    """The running mean of the losses, each weighing `keep` times what the next one does."""
+    total, weight, means = 0.0, 0.0, []
+    for loss in losses:
+        total, weight = keep * total + loss, keep * weight + 1
+        means.append(total / weight)
+    return np.array(means)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _mean_prediction(
+    net: Layer,
+    probabilities: Callable[[jax.Array], jax.Array],
+    params: Params,
+    state: State,
+    x: Any,
+) -> jax.Array:
+    def one(params: Params, state: State) -> jax.Array:
+        return probabilities(net.forward(params, x, Eval(state))[0])
+
+    return jax.vmap(one)(params, state).mean(axis=0)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 
 import jnn
 from jnn.data.shuffle import shuffled
@@ -286,3 +287,64 @@ def test_a_state_of_another_network_or_of_a_finished_run_is_refused():
         records(resume=other)
     with pytest.raises(ValueError, match="raise epochs"):
         records(resume=train().state)
+
+
+class Halved:
+    """A transform in the form that a run takes it: a pytree with `apply`."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def apply(self, x):
+        return x.astype(jnp.float32) / self.by
+
+
+jax.tree_util.register_pytree_node(Halved, lambda t: ((t.by,), None), lambda _, by: Halved(*by))
+BYTES = RNG.integers(0, 256, (23, 4)).astype(np.uint8)
+
+
+def test_a_transform_runs_within_the_step_and_in_evaluation():
+    halved = Halved(jnp.float32(255))
+    x = BYTES.astype(np.float32) / 255
+    inside = train((BYTES, Y), transform=halved, validation=(BYTES, Y))
+    outside = train((x, Y), validation=(x, Y))
+    chex.assert_trees_all_close(inside.state.params, outside.state.params, rtol=1e-5)
+    assert inside.validation.loss == pytest.approx(outside.validation.loss, rel=1e-5)
+    judged = evaluate(NET, LOSS, inside.state.params, {}, (BYTES, Y), transform=halved)
+    assert judged == inside.validation
+
+
+def test_what_is_no_transform_is_refused():
+    with pytest.raises(ValueError, match=r"transform is <.*it must be a fitted transform"):
+        records(transform=lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "net", [NET, jnn.Serial(jnn.Dense(3), toys.Noise())], ids=["same", "drawn"]
+)
+def test_accumulated_parts_give_the_gradient_of_the_batch(net):
+    whole, parts = (train(net=net, batch_size=6, accumulate=a).state for a in (1, 3))
+    close = net is NET  # parts draw other numbers than the batch would
+    far = jax.tree.map(lambda a, b: float(abs(a - b).max()), whole.params, parts.params)
+    assert (max(jax.tree.leaves(far)) < 1e-6) == close
+    assert (whole.loss == pytest.approx(float(parts.loss), rel=1e-5)) == close
+
+
+def test_running_state_sees_every_part_in_turn():
+    net = jnn.Serial(toys.Centre(), jnn.Dense(3))
+    state = train(net=net, batch_size=6, epochs=1, accumulate=3, chunk=1).state
+    moved = jnp.zeros(4)
+    run_key = jax.random.split(key())[1]
+    seed = jax.random.bits(streams(run_key)[0], (2,), jnp.uint32)
+    for step in range(3):
+        index = shuffled(seed, jnp.array(0), step * 6 + jnp.arange(6), len(X))
+        for part in X[index].reshape(3, 2, 4):
+            moved = 0.75 * moved + 0.25 * part.mean(axis=0)
+    np.testing.assert_allclose(state.state["centre1"]["mean"], moved, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_parts_do_not_divide_is_refused():
+    with pytest.raises(
+        ValueError, match="accumulate is 2, which does not divide the batch_size of 5"
+    ):
+        records(accumulate=2)

@@ -22,7 +22,7 @@ from jnn.layer import Layer, Train
 from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
 from jnn.losses import Loss, SoftmaxCrossEntropy
 from jnn.optimizers import Optimizer, momentum, sgd
-from jnn.report import follow, print_summary, show
+from jnn.report import follow, show, summary
 from jnn.schedules import cosine
 from jnn.training import GRADIENTS, run, start
 
@@ -83,7 +83,7 @@ def train(options: argparse.Namespace) -> int:
         f"{dataset.name}: {len(dataset.train.x)} training and {len(dataset.test.x)} test examples "
         f"of {shape}, {dataset.classes} classes"
     )
-    print_summary(net, dataset.train.x)
+    print(summary(net, dataset.train.x))
     x, y = (v[:CHECKED] for v in dataset.train)
     with show("checking the gradients"):
         check = check_network(net, loss, state.params, x, y, Train(mode_key), key=check_key)

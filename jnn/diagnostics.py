@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jnn import tables
 from jnn.layer import Layer, Mode, Params, Tree, leaves
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss
@@ -109,15 +110,7 @@ def table(layers: Sequence[LayerStats]) -> str:
         )
         for layer in layers
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    ]
-    return "\n".join([*lines, *(f"  {word}" for word in judge(layers))])
+    return "\n".join([tables.table(head, rows), *judge(layers)])
 
 
 def measured(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from jnn.layer import Cache, Eval, Layer, Mode, Params
+from jnn.tables import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,20 +91,46 @@ class Row(NamedTuple):
     cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already
 
 
-def summary(net: Layer, x: Any) -> list[Row]:
+class Summary(tuple[Row, ...]):
+    """The rows of a `summary`; as a string, a table with totals."""
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "output", "parameters", "cache bytes an example")
+        rows = [
+            (
+                row.path,
+                repr(row.layer),
+                "x".join(str(d) for d in row.shape),
+                f"{row.parameters:,}",
+                f"{row.cache_bytes:,}",
+            )
+            for row in self
+        ]
+        size, kept = sum(row.parameters for row in self), sum(row.cache_bytes for row in self)
+        return table(head, rows, ("total", "", "", f"{size:,}", f"{kept:,}"), left=2)
+
+
+def summary(net: Layer, x: Any) -> Summary:
     """The leaves of a network as they meet an example like x[0]: shapes, parameters, cache bytes.
 
     Nothing is computed: shapes are traced. Where two layers keep the same array, as a ReLU its
     output and the Dense after it its input, it is counted once, with the first.
 
     >>> import jax.numpy as jnp, jnn
-    >>> net = jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3))
-    >>> for row in summary(net, jnp.ones((1, 4))):
-    ...     print(row.path, row.shape, row.parameters, row.cache_bytes)
-    dense1 (16,) 80 16
-    relu1 (16,) 0 64
-    dense2 (3,) 51 0
+    >>> print(summary(jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3)), jnp.ones((1, 4))))
+    layer   kind       output  parameters  cache bytes an example
+    -------------------------------------------------------------
+    dense1  Dense(16)      16          80                      16
+    relu1   ReLU()         16           0                      64
+    dense2  Dense(3)        3          51                       0
+    -------------------------------------------------------------
+    total                             131                      80
     """
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise ValueError(
+            f"summary: x is a {type(x).__name__}; give examples (n, ...), or one's shape "
+            "as a jax.ShapeDtypeStruct"
+        )
     rows: list[Row] = []
     seen: list[Any] = []  # the arrays themselves: an id may be used again once they are gone
 
@@ -120,30 +147,7 @@ def summary(net: Layer, x: Any) -> list[Row]:
         return _recording(net, (), record).forward(params, x, Eval(state))[0]
 
     jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
-    return rows
-
-
-def print_summary(net: Layer, x: Any) -> None:
-    """Prints `summary(net, x)` as a table, with totals. Needs rich (`pip install 'jnn[run]'`)."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError as error:
-        raise ImportError("tables need rich: pip install 'jnn[run]'") from error
-    rows = summary(net, x)
-    table = Table(show_footer=True)
-    table.add_column("layer", footer="total")
-    table.add_column("kind")
-    table.add_column("output", justify="right")
-    size, kept = sum(row.parameters for row in rows), sum(row.cache_bytes for row in rows)
-    table.add_column("parameters", f"{size:,}", justify="right")
-    table.add_column("cache bytes\nper example", f"{kept:,}", justify="right")
-    for row in rows:
-        shape = "x".join(str(d) for d in row.shape)
-        table.add_row(
-            row.path, repr(row.layer), shape, f"{row.parameters:,}", f"{row.cache_bytes:,}"
-        )
-    Console().print(table)
+    return Summary(rows)
 
 
 @dataclass(frozen=True)

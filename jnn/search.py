@@ -18,6 +18,7 @@ from jnn.layer import Eval, Layer, Params, State, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
 from jnn.report import follow
+from jnn.tables import table
 from jnn.training import (
     GRADIENTS,
     Diverged,
@@ -149,12 +150,7 @@ class Sweep:
             )
             for i in range(len(self.loss))
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-            for row in (head, *rows)
-        ]
-        return "\n".join([*lines, *self.warnings])
+        return "\n".join([table(head, rows), *self.warnings])
 
 
 def sweep(

@@ -1,7 +1,5 @@
 """`python -m jnn`, the same as the command `jnn`."""
 
-import sys
+from jnn.cli import command
 
-from jnn.cli import main
-
-sys.exit(main())
+command()

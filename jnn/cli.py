@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import signal
 import sys
 import time
@@ -38,6 +39,17 @@ CHECKED = 8  # examples for the gradient check: enough to meet every term, few e
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, brought into Python as Ctrl-C is."""
+
+
+def command() -> NoReturn:
+    """The command as a process."""
+    status = main()
+    if status < 128:
+        sys.exit(status)
+    # Stopped by a signal: XLA may be compiling still, and would crash as Python takes leave of it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     add = sub.add_argument
     add("dataset", nargs="?", choices=DEFAULTS, default="digits", help="default: digits, built in")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the MNIST files, plain or .gz")
-    add("--hidden", type=_widths, metavar="N,N", help="widths of the hidden layers, or none")
+    add(
+        "--hidden",
+        type=_widths,
+        metavar="N,N",
+        help="widths of the hidden layers, or the word none",
+    )
     add("--activation", choices=ACTIVATIONS, default="relu", help="default: relu")
     add("--optimizer", choices=OPTIMIZERS, default="momentum", help="default: momentum, mu 0.9")
     add("--lr", type=_rate, metavar="X", help="learning rate at the first step")

@@ -15,9 +15,12 @@ from jnn.layer import (
     Params,
     State,
     Train,
+    check_key,
+    check_mode,
     fail,
     form_of,
     inside,
+    pair_of,
 )
 
 
@@ -70,10 +73,12 @@ class Serial(Layer):
         return f"Serial({', '.join(shown)})"
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
+        check_key(key)
         params, state = {}, {}
         for name, layer in self.layers:
             with inside(name, layer):
-                p, s = layer.init(_fold(key, name), x)
+                result = layer.init(_fold(key, name), x)
+                p, s = pair_of(layer, result, "init must return (params, state), {} for none")
                 x = jax.eval_shape(lambda p, s, x, f=layer: f.forward(p, x, Eval(s))[0], p, s, x)
             params |= {name: p} if jax.tree.leaves(p) else {}
             state |= {name: s} if jax.tree.leaves(s) else {}
@@ -85,7 +90,7 @@ class Serial(Layer):
         for name, layer in self.layers:
             with inside(name, layer):
                 result = layer.forward(params.get(name, {}), x, _child_mode(mode, name))
-                x, cache[name] = _pair(layer, result, "forward must return (y, cache)")
+                x, cache[name] = pair_of(layer, result, "forward must return (y, cache)")
         return x, cache
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
@@ -93,7 +98,7 @@ class Serial(Layer):
         for name, layer in reversed(self.layers):
             with inside(name, layer):
                 result = layer.backward(params.get(name, {}), cache[name], dy)
-                grads[name], dy = _pair(layer, result, "backward must return (grads, dx)")
+                grads[name], dy = pair_of(layer, result, "backward must return (grads, dx)")
         return {name: grads[name] for name in params}, dy
 
     def observe(self, state: State, cache: Cache) -> State:
@@ -108,8 +113,7 @@ class Serial(Layer):
         return Serial(*((name, f(name, layer)) for name, layer in self.layers))
 
     def _check(self, params: Params, mode: Mode) -> None:
-        if not isinstance(mode, Train | Eval):
-            fail(self, f"mode is {mode!r}; it must be jnn.Train(key) or jnn.Eval(state)")
+        check_mode(self, mode)
         if isinstance(mode, Eval) and mode.state != () and not isinstance(mode.state, Mapping):
             fail(self, f"the state of mode is {form_of(mode.state)}; it must be as init makes it")
         names = [name for name, _ in self.layers]
@@ -153,12 +157,6 @@ def _mend(entry: object) -> str:
     if isinstance(entry, list | tuple):
         return "give layers one by one, Serial(*layers), or as (name, layer)"
     return "jnn.lift(init, fn) makes a layer of a function fn(params, x)"
-
-
-def _pair(layer: Layer, result: Any, rule: str) -> tuple[Any, Any]:
-    if not isinstance(result, tuple) or len(result) != 2:
-        fail(layer, f"{rule}; it returned a {type(result).__name__}")
-    return result
 
 
 def _fold(key: jax.Array, name: str) -> jax.Array:

@@ -7,7 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jnn.layer import Cache, Layer, Mode, Params, State, check_cotangent, form, formed, unlike
+from jnn.layer import (
+    Cache,
+    Layer,
+    Mode,
+    Params,
+    State,
+    check_cotangent,
+    check_mode,
+    form,
+    formed,
+    unlike,
+)
 from jnn.losses import Loss
 
 ValueAndGrads = Callable[
@@ -105,6 +116,7 @@ def as_function(net: Layer) -> Callable[[Params, Any, Mode], Any]:
     function.defvjp(fwd, bwd)
 
     def network(params: Params, x: Any, mode: Mode) -> Any:
+        check_mode(net, mode)
         return function(params, x, mode)
 
     return network
@@ -125,7 +137,11 @@ class Lifted(Layer):
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         del mode
-        y, vjp = jax.vjp(self.function, params, x)
+        try:
+            y, vjp = jax.vjp(self.function, params, x)
+        except TypeError as error:
+            error.add_note("lift takes a function fn(params, x); params is what its init returned")
+            raise
         return y, (vjp, jax.tree.map(form, y))
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:

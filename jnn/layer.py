@@ -89,7 +89,15 @@ class Printed:
         return type(self) is type(other) and self._held() == cast(Printed, other)._held()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._held()))
+        held = self._held()
+        try:
+            return hash((type(self), held))
+        except TypeError:
+            bad = ", ".join(name for name, value in held if not _hashable(value))
+            raise TypeError(
+                f"{type(self).__name__}: the field {bad} cannot be hashed, as jit needs; make it a "
+                "parameter in init, or a number, a string or a tuple of them"
+            ) from None
 
     def __repr__(self) -> str:
         shown = []
@@ -101,6 +109,14 @@ class Printed:
             elif value != f.default:
                 shown.append(f"{f.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,25 @@ def leaves(layer: Layer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Laye
 def fail(layer: object, problem: str) -> NoReturn:
     """Raises the error that every check of a layer ends in."""
     raise LayerError(layer, problem)
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is no JAX key, such as the number that one is made of."""
+    if not hasattr(key, "dtype") or not hasattr(key, "shape"):
+        raise ValueError(f"key is {key!r}; it must be a JAX key: jax.random.key({key!r})")
+
+
+def check_mode(layer: object, mode: Any) -> None:
+    """Refuses what is neither Train nor Eval."""
+    if not isinstance(mode, Train | Eval):
+        fail(layer, f"mode is {mode!r}; it must be jnn.Train(key) or jnn.Eval(state)")
+
+
+def pair_of(layer: object, result: Any, rule: str) -> tuple[Any, Any]:
+    """A pair that a layer has returned; `rule` says what it must return."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        fail(layer, f"{rule}; it returned a {type(result).__name__}")
+    return result
 
 
 def shape_of(x: Any) -> str:

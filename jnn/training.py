@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jnn.data.checking import check_whole, checked, transformed
+from jnn.data.checking import check_parts, check_whole, checked, transformed
 from jnn.data.shuffle import shuffled
 from jnn.diagnostics import LayerStats, measured, named
 from jnn.evaluation import Evaluation, evaluation, scores
 from jnn.gradients import ValueAndGrads, autodiff, backprop
-from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree, unlike
+from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer, apply_updates
 from jnn.precision import accumulator
@@ -152,6 +152,7 @@ def run(
     >>> progress.accuracy > 0.9
     True
     """
+    check_parts(net, loss)
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate)):
         check_whole(name, value)
     for name, value in (("chunk", chunk), ("watch", watch)):
@@ -254,8 +255,7 @@ def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
 
     `run(resume=start(...)._replace(params=mine))` trains parameters that came from elsewhere.
     """
-    if not hasattr(key, "dtype") or not hasattr(key, "shape"):
-        raise ValueError(f"key is {key!r}; it must be a JAX key: jax.random.key({key!r})")
+    check_key(key)
     return _fresh(net, optimizer, tuple(x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype), key)
 
 

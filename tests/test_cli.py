@@ -146,3 +146,13 @@ def test_a_stopped_run_reports_what_it_has(signum, status):
     assert re.search(r"jnn: stopped after [\d.]+ of 1000000 epochs\n$", err)
     assert "test accuracy" in out
     assert "Traceback" not in err
+
+
+def test_a_run_stopped_before_its_first_step_ends_cleanly():
+    command = [sys.executable, "-u", "-m", "jnn", "train", "spiral", "--epochs", "100"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.readline()  # the data are read, and what follows is compiled
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"\njnn: stopped[^\n]*\n", err)

@@ -17,6 +17,18 @@ def check_whole(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
+def check_parts(net: Any, loss: Any) -> None:
+    """Refuses a network that is no layer and a loss that is no loss."""
+    for what, value, kind in (("net", net, Layer), ("loss", loss, Loss)):
+        if not isinstance(value, kind):
+            mend = (
+                f"write {value.__name__}(...)"
+                if isinstance(value, type)
+                else f"see jnn.{kind.__name__}"
+            )
+            raise ValueError(f"{what} is {value!r}; it must be a {kind.__name__.lower()}: {mend}")
+
+
 def transformed(transform: Any, x: Any) -> Any:
     """`x` as the network sees it: through `transform.apply`, where there is a transform."""
     return x if transform is None else transform.apply(x)
@@ -42,6 +54,7 @@ def checked(
     jnn.layer.LayerError: SoftmaxCrossEntropy(): 1 of 4 labels lie outside 0..2, \
 the first being 3 at index 3; mend the data, or give the last layer more outputs
     """
+    check_parts(net, loss)
     if transform is not None and not hasattr(transform, "apply"):
         raise ValueError(
             f"transform is {transform!r}; it must be a fitted transform with a method apply(x), "

@@ -179,7 +179,8 @@ def _read_ranked(directory: Path, stem: str, rank: int) -> NDArray[np.uint8]:
     path = next((directory / name for name in names if (directory / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"{directory}: holds none of {', '.join(names)}; put one of them there"
+            f"{directory}: holds none of {', '.join(names)}; give the folder that holds all four "
+            "files of the set"
         )
     array = read_idx(path)
     if array.ndim != rank:

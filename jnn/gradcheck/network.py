@@ -64,7 +64,9 @@ def check_network(
     """Checks the hand-written backward of a network and of its loss by two witnesses, in float64.
 
     The network is given a random cotangent, which unlike the loss's own is never close to 0, and
-    all its gradients and dx are checked; so is dprediction of the loss, at random predictions.
+    all its gradients and dx are checked; so is dprediction of the loss, at random predictions and
+    in its per-example form with a random cotangent for each: the mean's, alike for all, would hide
+    a slip between examples.
 
     `jax.grad` of the same forward pass must agree to rounding; it shares the forward with the
     hand-written pass but none of the backward. The slope along a random direction in each of them,
@@ -87,15 +89,16 @@ def check_network(
     with jax.enable_x64(True):
         params, x, mode = (jax.tree.map(_to_float64, tree) for tree in (params, x, mode))
         prediction = jax.eval_shape(lambda p, x, m: net.forward(p, x, m)[0], params, x, mode)
-        point_key, key = jax.random.split(key)
-        cotangent, guess = jax.random.normal(point_key, (2, *prediction.shape))
+        point_key, weight_key, key = jax.random.split(key, 3)
+        dy, guess = jax.random.normal(point_key, (2, *prediction.shape))
+        cotangents = dy, jax.random.normal(weight_key, (len(x),))
         point = {"params": params, "loss": guess}
         if jnp.issubdtype(x.dtype, jnp.floating):
             point["x"] = x
         leaves = jax.tree.leaves_with_path(point)
         # An argument, because XLA would spend seconds on folding so large a constant.
         owner = np.repeat(np.arange(len(leaves)), [leaf.size for _, leaf in leaves])
-        results = jax.device_get(_compare(net, loss, point, x, y, mode, key, cotangent, owner))
+        results = jax.device_get(_compare(net, loss, point, x, y, mode, key, cotangents, owner))
     return GradientCheck(
         tuple(
             LeafCheck(_name(path), leaf.shape, *(float(v[i]) for v in results))
@@ -114,27 +117,30 @@ def _compare(
     y: jax.Array,
     mode: Mode,
     key: jax.Array,
-    cotangent: jax.Array,
+    cotangents: tuple[jax.Array, jax.Array],
     owner: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The columns of LeafCheck, at `point`: the parameters, a prediction, and x if not of integers.
 
     `owner` is the leaf to which each of its numbers belongs.
     """
+    dy, dvalues = cotangents
+    each = loss.each()
     flat, unravel = ravel_pytree(point)
     sizes = np.array([leaf.size for leaf in jax.tree.leaves(point)])
 
     def value(flat: jax.Array) -> jax.Array:
         at = {"x": x} | unravel(flat)
         prediction, _ = net.forward(at["params"], at["x"], mode)
-        return jnp.vdot(cotangent, prediction) + loss.forward(at["loss"], y)[0]
+        values, _ = each.forward(at["loss"], y)
+        return jnp.vdot(dy, prediction) + jnp.vdot(dvalues, values)
 
     def by_hand(flat: jax.Array) -> jax.Array:
         at = {"x": x} | unravel(flat)
         _, cache = net.forward(at["params"], at["x"], mode)
-        grads, dx = net.backward(at["params"], cache, cotangent)
-        cost, kept = loss.forward(at["loss"], y)
-        found = {"params": grads, "loss": loss.backward(kept, jnp.ones_like(cost)), "x": dx}
+        grads, dx = net.backward(at["params"], cache, dy)
+        _, kept = each.forward(at["loss"], y)
+        found = {"params": grads, "loss": each.backward(kept, dvalues), "x": dx}
         found = {name: found[name] for name in point}
         if problem := unlike(found, unravel(flat)):
             raise ValueError(f"backward returned what is not like its arguments: {problem}")

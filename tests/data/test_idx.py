@@ -216,7 +216,7 @@ def test_mnist_takes_the_plain_file_of_two(four):
 def test_mnist_with_a_file_missing(four, name):
     (four / f"{name}-ubyte").unlink()
     dash, dot = f"{name}-ubyte", f"{name}-ubyte".replace("-idx", ".idx")
-    message = f"{four}: holds none of {dash}, {dot}, {dash}.gz, {dot}.gz; put one of them there"
+    message = f"{four}: holds none of {dash}, {dot}, {dash}.gz, {dot}.gz; give the folder"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         mnist(four)
 

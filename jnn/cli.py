@@ -37,8 +37,31 @@ DEFAULTS = {
 CHECKED = 8  # examples for the gradient check: enough to meet every term, few enough to be quick
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, brought into Python as Ctrl-C is."""
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM, brought into Python; `status` is what shells expect of such a process."""
+
+    def __init__(self, signum: int):
+        self.status = 128 + signum
+
+
+class _Signals:
+    """Turns both signals into `Stopped`, and remembers them: raised in the midst of a garbage
+    collection, an exception is only printed, and the run would go on.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: Stopped | None = None
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self.handle)
+
+    def handle(self, signum: int, frame: object) -> NoReturn:
+        self.stopped = Stopped(signum)
+        raise self.stopped
+
+    def check(self) -> None:
+        """Raises what may have been lost."""
+        if self.stopped is not None:
+            raise self.stopped
 
 
 def command() -> NoReturn:
@@ -54,21 +77,22 @@ def command() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status; every failure is one sentence on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals = _Signals()
     try:
-        return train(_parser().parse_args(sys.argv[1:] or ["--help"] if argv is None else argv))
+        options = _parser().parse_args(sys.argv[1:] or ["--help"] if argv is None else argv)
+        return train(options, signals)
     except (ValueError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         print(f"jnn: {error}", file=sys.stderr)
         return 1
     except jax.errors.JaxRuntimeError as error:
         print(f"jnn: JAX gave up: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
+    except Stopped as stopped:
         print("\njnn: stopped", file=sys.stderr)
-        return _interrupted(error)
+        return stopped.status
 
 
-def train(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace, signals: _Signals) -> int:
     """Shows the network, checks its gradients on the data, trains it and tests it."""
     if options.picture is not None:
         plots.check_new(options.picture)
@@ -103,13 +127,15 @@ def train(options: argparse.Namespace) -> int:
     if not check:
         return 1
 
+    signals.check()
     history, status, began = [], 0, time.perf_counter()
     try:
         for record in follow(records):
             state = record.state or state
             history.append(record._replace(state=None))
-    except KeyboardInterrupt as error:
-        status = _interrupted(error)
+            signals.check()
+    except Stopped as stopped:
+        status, signals.stopped = stopped.status, None
         done = f"{history[-1].epoch:.1f}" if history else "0"
         print(f"\njnn: stopped after {done} of {options.epochs} epochs", file=sys.stderr)
     seconds = time.perf_counter() - began
@@ -229,14 +255,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _whole(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return _within(text, 1)
 
 
 def _seed(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
+    return _within(text, 0)
+
+
+def _within(text: str, least: int) -> int:
+    # By its length first: Python refuses to read thousands of digits.
+    if not (text.isdecimal() and len(text) <= 10 and least <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is not a whole number from {least} to 2147483647"
+        )
     return int(text)
 
 
@@ -254,15 +285,6 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = math.nan
-    if not 0 < rate < math.inf:
+    if not 1e-30 < rate < 1e30:  # float32 cannot hold much more or less
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return rate
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise Terminated
-
-
-def _interrupted(error: KeyboardInterrupt) -> int:
-    """The exit status that shells expect of a stopped process."""
-    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)

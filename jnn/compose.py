@@ -94,6 +94,9 @@ class Serial(Layer):
         return x, cache
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
+        self._check(params, Eval())
+        if not isinstance(cache, Mapping) or set(cache) != {name for name, _ in self.layers}:
+            fail(self, f"cache is {form_of(cache)}; pass the cache that forward returned")
         grads = {}
         for name, layer in reversed(self.layers):
             with inside(name, layer):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jnn.data.checking import check_whole, checked, transformed
+from jnn.data.checking import checked, transformed, whole
 from jnn.layer import Eval, Layer, Params, State
 from jnn.losses import Loss
 
@@ -41,7 +41,7 @@ def evaluate(
     >>> evaluate(net, loss, jax.tree.map(jnp.zeros_like, params), state, (x, y)).accuracy
     1.0
     """
-    check_whole("batch_size", batch_size)
+    batch_size = whole("batch_size", batch_size)
     arrays = checked("data", net, loss, data, transform)
     return evaluation(net, loss, params, state, arrays, transform, batch_size)
 

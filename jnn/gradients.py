@@ -15,6 +15,7 @@ from jnn.layer import (
     State,
     check_cotangent,
     check_mode,
+    fail,
     form,
     formed,
     unlike,
@@ -133,7 +134,10 @@ class Lifted(Layer):
         return f"lift({_name(self.initialise)}, {_name(self.function)})"
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
-        return self.initialise(key, x), {}
+        params = self.initialise(key, x)
+        if not jax.tree.leaves(params) and params != {}:
+            fail(self, f"init returned {params!r}; it must return parameters, {{}} for none")
+        return params, {}
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         del mode

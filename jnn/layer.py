@@ -13,6 +13,7 @@ can carry it.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import jax
@@ -45,7 +46,7 @@ class LayerError(ValueError):
     """Wrong input to a layer. The message names the layer, the path to it, and the mend."""
 
     def __init__(self, layer: object, problem: str):
-        super().__init__(problem)
+        super().__init__(layer, problem)  # as pickle will call it
         self.layer, self.problem = layer, problem
         self.path: tuple[str, ...] = ()
 
@@ -82,8 +83,11 @@ class Printed:
                 setattr(cls, name, getattr(Printed, name))
 
     def _held(self) -> tuple[tuple[str, Any], ...]:
-        compared = {f.name: f.compare for f in fields(cast(Any, self))}
-        return tuple((k, v) for k, v in sorted(vars(self).items()) if compared.get(k, True))
+        ignored = {f.name for f in fields(cast(Any, self)) if not f.compare}
+        ignored |= {
+            k for k in vars(self) if isinstance(getattr(type(self), k, None), cached_property)
+        }
+        return tuple((k, v) for k, v in sorted(vars(self).items()) if k not in ignored)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._held() == cast(Printed, other)._held()

@@ -12,24 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.data.checking import check_whole, checked, transformed
+from jnn.data.checking import checked, transformed, whole
 from jnn.evaluation import scores, sums
 from jnn.layer import Eval, Layer, Params, State, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
 from jnn.report import follow
+from jnn.steps import Gradient, Recipe, RunState, advance, fresh
 from jnn.tables import table
-from jnn.training import (
-    GRADIENTS,
-    Diverged,
-    Gradient,
-    Progress,
-    Recipe,
-    RunState,
-    advance,
-    fresh,
-    run,
-)
+from jnn.training import GRADIENTS, Diverged, Progress, run
 
 BORDER = 0.05  # of a range: a best value nearer to an end suggests that better ones lie beyond
 
@@ -190,8 +181,8 @@ def sweep(
     >>> bool(result.accuracy[0] >= result.accuracy[1])
     True
     """
-    for name, value in (("trials", trials), ("epochs", epochs), ("batch_size", batch_size)):
-        check_whole(name, value)
+    trials, epochs = whole("trials", trials), whole("epochs", epochs)
+    batch_size = whole("batch_size", batch_size)
     if not isinstance(space, Mapping) or not all(isinstance(r, Range) for r in space.values()):
         raise ValueError(
             f"space is {space!r}; it must be a dict of ranges by name, such as "
@@ -273,8 +264,7 @@ def find_learning_rate(
     >>> 1e-3 < found.suggestion < 1
     True
     """
-    check_whole("steps", steps)
-    check_whole("batch_size", batch_size)
+    steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
     ramp = Range(low, high)
     rates = ramp.at(np.arange(steps) / max(1, steps - 1))
     per_epoch = max(1, len(data[0]) // batch_size)

@@ -2,43 +2,34 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jnn.data.checking import check_parts, check_whole, checked, transformed
-from jnn.data.shuffle import shuffled
-from jnn.diagnostics import LayerStats, measured, named
+from jnn.data.checking import check_parts, checked, transformed, whole
+from jnn.diagnostics import LayerStats, named
 from jnn.evaluation import Evaluation, evaluation, scores
-from jnn.gradients import ValueAndGrads, autodiff, backprop
-from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree, check_key, unlike
+from jnn.gradients import autodiff, backprop
+from jnn.layer import Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
-from jnn.optimizers import Optimizer, apply_updates
-from jnn.precision import accumulator
+from jnn.optimizers import Optimizer
 from jnn.report import follow
+from jnn.steps import (
+    Gradient,
+    Penalty,
+    Recipe,
+    RunState,
+    advance,
+    fresh,
+    gradient_of,
+    unseen,
+)
 
-Gradient = Callable[..., ValueAndGrads]  # (net, loss) or, where there is one, (net, loss, penalty)
 GRADIENTS: dict[str, Gradient] = {"backprop": backprop, "autodiff": autodiff}
-Penalty = Any
 CHUNK_SECONDS = 0.2  # long beside the cost of a chunk, short beside human patience
-
-
-class RunState(NamedTuple):
-    """All that a run needs to go on: with the data, it determines every later step bit by bit."""
-
-    params: Params
-    state: State  # of the network, such as running moments
-    optimizer: Any  # the optimizer's state
-    step: jax.Array  # steps taken, () int32
-    key: jax.Array  # the run's; every step's randomness follows from it and the step
-    examples: jax.Array  # in the data, () int32: with the next, what an epoch is
-    batch_size: jax.Array  # () int32; both 0 until a run begins
-    loss: jax.Array  # summed over the steps of this epoch, () float
-    correct: jax.Array  # likewise, the fraction of right answers
-    first_bad: jax.Array  # the first step that was not finite, or -1
 
 
 class Progress(NamedTuple):
@@ -59,19 +50,6 @@ class Progress(NamedTuple):
     layers: list[LayerStats] | None = None  # as last measured; see `diagnostics.judge`
 
 
-class Recipe(NamedTuple):
-    """What is fixed in a run, and so compiled into it. Equal recipes compile once."""
-
-    net: Layer
-    loss: Loss
-    optimizer: Optimizer
-    gradient: Gradient
-    batch_size: int
-    penalty: Penalty | None = None
-    accumulate: int = 1
-    watch: int | None = None
-
-
 class Fitted(NamedTuple):
     """What `fit` returns."""
 
@@ -81,14 +59,17 @@ class Fitted(NamedTuple):
 
 
 class Diverged(ArithmeticError):
-    """Loss or parameters stopped being finite numbers; `state` is the last that was good."""
+    """Loss or parameters stopped being finite in step `step`; `state` is that just before it."""
 
     def __init__(self, step: int, state: RunState):
-        super().__init__(
-            f"the loss or the parameters were not finite at step {step}: "
+        super().__init__(step, state)  # as pickle will call it
+        self.step, self.state = step, state
+
+    def __str__(self) -> str:
+        return (
+            f"the loss or the parameters were not finite at step {self.step}: "
             "the learning rate is probably too large, try a tenth of it"
         )
-        self.step, self.state = step, state
 
 
 def run(
@@ -153,18 +134,21 @@ def run(
     True
     """
     check_parts(net, loss)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate)):
-        check_whole(name, value)
-    for name, value in (("chunk", chunk), ("watch", watch)):
-        if value is not None:
-            check_whole(name, value)
-    epochs, batch_size, accumulate = int(epochs), int(batch_size), int(accumulate)
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    accumulate = whole("accumulate", accumulate)
+    watch = None if watch is None else whole("watch", watch)
+    chunk = None if chunk is None else whole("chunk", chunk)
     if batch_size % accumulate:
         raise ValueError(
             f"accumulate is {accumulate}, which does not divide the batch_size of {batch_size}"
         )
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
+    if not isinstance(gradient, str) and not callable(gradient):
+        raise ValueError(
+            f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}, or a function such "
+            "as jnn.backprop"
+        )
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
             raise ValueError(
@@ -174,12 +158,17 @@ def run(
         optimizer = Optimizer(*optimizer)
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
     recipe = Recipe(net, loss, optimizer, gradient, batch_size, penalty, accumulate, watch)
-    _value_and_grads(recipe)  # refuses at once what it would refuse under jit
+    gradient_of(recipe)  # refuses at once what it would refuse under jit
 
     arrays = checked("data", net, loss, data, transform)
     held_out = (
         None if validation is None else checked("validation", net, loss, validation, transform)
     )
+    if held_out is not None and _like_examples(held_out) != _like_examples(arrays):
+        raise ValueError(
+            f"validation has {_like_examples(held_out)} for each example and data "
+            f"{_like_examples(arrays)}; they must agree in shapes and dtypes"
+        )
     n = len(arrays[0])
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
@@ -195,6 +184,10 @@ def run(
     fresh = jax.eval_shape(partial(start, net, optimizer, x), state.key)
     if problem := unlike(state, fresh):
         raise ValueError(f"resume is no state of this network and optimizer: {problem}")
+    # numpy arrays are copied: JAX may go on reading what their owner has overwritten.
+    state = jax.tree.map(lambda v: v if isinstance(v, jax.Array) else jnp.array(np.array(v)), state)
+    if not all(bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)):
+        raise ValueError("resume has parameters that are not finite; go on from an earlier state")
     if state.step == 0:
         state = state._replace(examples=jnp.int32(n), batch_size=jnp.int32(batch_size))
     if (state.examples, state.batch_size) != (n, batch_size):
@@ -259,11 +252,6 @@ def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
     return _fresh(net, optimizer, tuple(x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype), key)
 
 
-def streams(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The run's two keys: one for the shuffle, one that every step's is folded from."""
-    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-
-
 def _chunks(
     recipe: Recipe,
     data: tuple[jax.Array, jax.Array],
@@ -277,7 +265,7 @@ def _chunks(
     per_epoch = len(data[0]) // recipe.batch_size
     first = step = int(state.step)
     steps, total, layers = epochs * per_epoch, 0.0, None
-    seen = _unseen(recipe, data, transform, state)
+    seen = unseen(recipe, data, transform, state)
     # Compiles, so that the first chunk's speed is that of the steps.
     _advance(recipe, data, transform, state, seen, 0)
     length = chunk or 1
@@ -295,7 +283,7 @@ def _chunks(
         )
         seconds = time.perf_counter() - began
         if first_bad >= 0:
-            raise Diverged(first_bad, state)
+            raise _diverged(partial(_advance, recipe, data, transform), state, seen, now - step)
         if recipe.watch and (layers is not None or -(-step // recipe.watch) * recipe.watch < now):
             layers = named(net, jax.device_get(seen))
         done, total = now - step, total + seconds
@@ -318,137 +306,28 @@ def _chunks(
             length = max(1, min(4 * length, int(done * CHUNK_SECONDS / seconds)))
 
 
-def fresh(
-    net: Layer, optimizer: Optimizer, shape: tuple[int, ...], dtype: Any, key: jax.Array
-) -> RunState:
-    """`start` for examples of that shape and dtype, to be traced."""
-    # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
-    init_key, run_key = jax.random.split(key)
-    params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
-    zero, step = jnp.zeros((), float), jnp.zeros((), jnp.int32)
-    opt = optimizer.init(params)
-    return RunState(params, state, opt, step, run_key, step, step, zero, zero, step - 1)
+def _diverged(
+    advance: Callable[..., tuple[RunState, Tree]], good: RunState, seen: Tree, steps: int
+) -> Diverged:
+    """The error for a chunk that went wrong somewhere in `steps` steps, with the step it did.
+
+    The chunk is halved again and again: to look at every parameter at every step would cost all
+    runs what only this one needs.
+    """
+    while steps > 1:
+        half, _ = advance(good, seen, steps // 2)
+        if half.first_bad < 0:
+            good, steps = half, steps - steps // 2
+        else:
+            steps //= 2
+    return Diverged(int(good.step), good)
+
+
+def _like_examples(data: tuple[jax.Array, jax.Array]) -> str:
+    return " and ".join(f"{v.dtype} {v.shape[1:]}" for v in data)
 
 
 _fresh = jax.jit(fresh, static_argnums=(0, 1, 2, 3))
 
 
-def advance(
-    recipe: Recipe,
-    data: tuple[jax.Array, jax.Array],
-    transform: Any,
-    state: RunState,
-    seen: Tree,
-    steps: jax.Array,
-) -> tuple[RunState, Tree]:
-    """`steps` steps of training, as one loop, and what was last seen of the layers."""
-    n = len(data[0])
-    per_epoch = n // recipe.batch_size
-    shuffle_key, step_key = streams(state.key)
-    seed = jax.random.bits(shuffle_key, (2,), jnp.uint32)
-
-    def step(_: jax.Array, carry: tuple[RunState, Tree]) -> tuple[RunState, Tree]:
-        s, seen = carry
-        epoch, batch = s.step // per_epoch, s.step % per_epoch
-        positions = batch * recipe.batch_size + jnp.arange(recipe.batch_size, dtype=jnp.int32)
-        index = shuffled(seed, epoch, positions, n)
-        xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
-        xs, mode = transformed(transform, xs), Train(jax.random.fold_in(step_key, s.step))
-        net_state, value, correct, grads = _gradients(recipe, s, xs, ys, mode)
-        updates, opt = recipe.optimizer.update(grads, s.optimizer, s.params)
-        if recipe.watch:
-            seen = jax.lax.cond(
-                s.step % recipe.watch == 0,
-                lambda: _look(recipe, s.params, updates, xs, ys, mode),
-                lambda: seen,
-            )
-        fresh = batch == 0
-        following = s._replace(
-            params=apply_updates(s.params, updates),
-            state=net_state,
-            optimizer=opt,
-            step=s.step + 1,
-            loss=jnp.where(fresh, 0, s.loss) + value.astype(s.loss.dtype),
-            correct=jnp.where(fresh, 0, s.correct) + correct.astype(s.correct.dtype),
-            first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
-        )
-        return following, seen
-
-    state, seen = jax.lax.fori_loop(0, steps, step, (state, seen))
-    # The loss of the next step would tell, but there may be none.
-    finite = jax.tree.map(lambda p: jnp.isfinite(p).all(), state.params)
-    broken = ~jax.tree.reduce(jnp.logical_and, finite, jnp.array(True)) & (state.first_bad < 0)
-    return state._replace(first_bad=jnp.where(broken, state.step - 1, state.first_bad)), seen
-
-
 _advance = jax.jit(advance, static_argnums=0)
-
-
-def _look(
-    recipe: Recipe, params: Params, updates: Params, x: Any, y: Any, mode: Train
-) -> dict[str, Tree]:
-    """What is seen of the layers at one step, of as many examples as are in memory at once."""
-    few = recipe.batch_size // recipe.accumulate
-    return measured(recipe.net, recipe.loss, params, updates, x[:few], y[:few], mode)
-
-
-def _unseen(
-    recipe: Recipe, data: tuple[jax.Array, jax.Array], transform: Any, state: RunState
-) -> Tree:
-    """What `advance` carries of the layers before anything was seen."""
-    if not recipe.watch:
-        return ()
-    x, y = (jax.ShapeDtypeStruct((recipe.batch_size, *v.shape[1:]), v.dtype) for v in data)
-    x = jax.eval_shape(transformed, transform, x)
-    params, mode = state.params, Train(state.key)
-    shapes = jax.eval_shape(partial(_look, recipe), params, params, x, y, mode)
-    return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
-
-
-def _value_and_grads(recipe: Recipe) -> ValueAndGrads:
-    penalty = () if recipe.penalty is None else (recipe.penalty,)
-    return recipe.gradient(_Watched(recipe.net), recipe.loss, *penalty)
-
-
-def _gradients(
-    recipe: Recipe, s: RunState, x: Any, y: Any, mode: Train
-) -> tuple[State, jax.Array, jax.Array, Params]:
-    """The network's next state, the loss, the fraction of right answers, and the gradients."""
-    value_and_grads = _value_and_grads(recipe)
-
-    def part(net_state: State, x: Any, y: Any, mode: Train) -> tuple[State, Tree]:
-        (value, (cache, prediction)), grads = value_and_grads(s.params, x, y, mode)
-        correct = recipe.loss.correct(prediction, y)
-        correct = jnp.zeros(()) if correct is None else correct.mean()
-        return recipe.net.observe(net_state, cache), (value, correct, grads)
-
-    if recipe.accumulate == 1:
-        net_state, found = part(s.state, x, y, mode)
-        return net_state, *found
-
-    def add(carry: tuple[State, Tree], piece: Tree) -> tuple[tuple[State, Tree], None]:
-        net_state, total = carry
-        net_state, found = part(net_state, *piece)
-        return (net_state, jax.tree.map(lambda t, v: t + v.astype(t.dtype), total, found)), None
-
-    x, y = (v.reshape(recipe.accumulate, -1, *v.shape[1:]) for v in (x, y))
-    pieces = x, y, Train(jax.random.split(mode.key, recipe.accumulate))
-    _, shapes = jax.eval_shape(part, s.state, *jax.tree.map(lambda v: v[0], pieces))
-    zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), shapes)
-    (net_state, total), _ = jax.lax.scan(add, (s.state, zeros), pieces)
-    mean = jax.tree.map(lambda t, v: (t / recipe.accumulate).astype(v.dtype), total, shapes)
-    return net_state, *mean
-
-
-@dataclass(frozen=True)
-class _Watched(Layer):
-    """A network whose cache also holds its output, so that a run can score it."""
-
-    net: Layer
-
-    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
-        y, cache = self.net.forward(params, x, mode)
-        return y, (cache, y)
-
-    def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
-        return self.net.backward(params, cache[0], dy)

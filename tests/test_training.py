@@ -12,7 +12,8 @@ import toys
 import jnn
 from jnn.data.shuffle import shuffled
 from jnn.evaluation import evaluate
-from jnn.training import Diverged, fit, run, start, streams
+from jnn.steps import Recipe, streams
+from jnn.training import Diverged, fit, run, start
 
 NET = jnn.Serial(jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
 LOSS = jnn.SoftmaxCrossEntropy()
@@ -176,7 +177,7 @@ def test_the_program_does_not_grow_with_the_data():
     def size(n):
         x, y = jnp.zeros((n, 4)), jnp.zeros(n, jnp.int32)
         state = jax.eval_shape(lambda k: start(NET, OPTIMIZER, x, k), key())
-        recipe = jnn.training.Recipe(NET, LOSS, OPTIMIZER, jnn.backprop, batch_size=5)
+        recipe = Recipe(NET, LOSS, OPTIMIZER, jnn.backprop, batch_size=5)
         arguments = (recipe, (x, y), None, state, (), 1)
         return len(jnn.training._advance.lower(*arguments).as_text())
 

@@ -11,10 +11,11 @@ from jnn.layer import Eval, Layer, shape_of
 from jnn.losses import Loss, show_first
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Refuses what is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+def whole(name: str, value: Any) -> int:
+    """The value as an int, if it is a whole number of at least 1 that steps can be counted in."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value < 2**31:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to 2147483647")
+    return int(value)
 
 
 def check_parts(net: Any, loss: Any) -> None:

@@ -56,6 +56,12 @@ class Dense(Layer):
         whole = isinstance(self.features, Integral) and not isinstance(self.features, bool)
         if not whole or self.features < 1:
             fail(self, f"features is {self.features!r}; it must be a positive integer")
+        if not callable(self.weight):
+            fail(
+                self,
+                f"weight is {self.weight!r}; it must be an initializer, such as "
+                "jnn.initializers.he_normal (the inputs are counted when init sees them)",
+            )
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
         check_floating(self, x)

@@ -157,3 +157,49 @@ def test_x64_is_off_again_and_nothing_is_left_in_float64():
     check(jnn.Tanh())
     assert not jax.config.jax_enable_x64
     assert jnp.ones(1).dtype == jnp.float32
+
+
+@dataclass(frozen=True)
+class Standard(jnn.Layer):
+    """Batch normalisation without state: it takes away any bias before it."""
+
+    def forward(self, params, x, mode):
+        centred = x - x.mean(axis=0)
+        rstd = jax.lax.rsqrt(jnp.square(centred).mean(axis=0) + 1e-5)
+        return centred * rstd, (centred * rstd, rstd)
+
+    def pull(self, params, cache, dy):
+        y, rstd = cache
+        return rstd * (dy - dy.mean(axis=0) - y * (dy * y).mean(axis=0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_that_is_zero_in_truth_is_no_false_alarm(seed):
+    net = jnn.Serial(jnn.Dense(8), Standard(), jnn.ReLU(), jnn.Dense(3))
+    x, y = np.random.default_rng(seed).standard_normal((8, 4)), np.arange(8) % 3
+    params, _ = net.init(jax.random.key(seed), x.astype(np.float32))
+    mode = jnn.Train(jax.random.key(1))
+    loss = jnn.SoftmaxCrossEntropy()
+    assert check_network(net, loss, params, x, y, mode, key=jax.random.key(2))
+
+
+@dataclass(frozen=True)
+class Stopped(jnn.Layer):
+    """Wrong, but jax.grad of its forward is wrong in the same way."""
+
+    def forward(self, params, x, mode):
+        return x * jax.lax.stop_gradient(jax.nn.sigmoid(x)), x
+
+    def pull(self, params, x, dy):
+        return dy * jax.nn.sigmoid(x)
+
+
+@pytest.mark.parametrize("scale", [1, 1e6])
+def test_large_targets_do_not_blind_the_finite_differences(scale):
+    net = jnn.Serial(jnn.Dense(8), Stopped(), jnn.Dense(3))
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 4)), scale * rng.standard_normal((8, 3))
+    params, _ = net.init(jax.random.key(0), x.astype(np.float32))
+    assert not check_network(
+        net, jnn.SquaredError(), params, x, y, jnn.Eval(), key=jax.random.key(2)
+    )

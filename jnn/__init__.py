@@ -1,6 +1,16 @@
 """Neural networks as pure functions, with backward passes that are written out and checked."""
 
-from jnn import data, factors, gradcheck, initializers, optimizers, plots, schedules, training
+from jnn import (
+    data,
+    factors,
+    gradcheck,
+    initializers,
+    optimizers,
+    plots,
+    preprocessing,
+    schedules,
+    training,
+)
 from jnn.compose import Serial
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
@@ -40,6 +50,7 @@ __all__ = [
     "lift",
     "optimizers",
     "plots",
+    "preprocessing",
     "run",
     "schedules",
     "summary",

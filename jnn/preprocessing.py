@@ -165,13 +165,14 @@ class Standardize(Transform):
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class MinMax(Transform):
-    """Every feature is stretched to [-1, 1], both ends exactly, on the training data.
+    """Every feature is stretched so that the training data fill [-1, 1].
 
         apply    z = 2 (x - low) / span - 1,   span = high - low
         invert   x = (z + 1) span / 2 + low
 
     Low and high are per feature or, with `channels`, per channel. A feature that is constant, its
-    span being 0, is only shifted: it becomes 0. Other data may well lie beyond -1 and 1.
+    span being 0, is only shifted: it becomes 0. No training example lies beyond -1 or 1, not by a
+    rounding; other data well may.
 
     >>> t = MinMax.fit(np.array([[0, 7], [200, 7]], np.uint8))
     >>> t.apply(np.array([[0, 7], [150, 7], [250, 8]], np.uint8)).tolist()
@@ -185,7 +186,8 @@ class MinMax(Transform):
     def fit(cls, x: Any, *, channels: bool = False) -> Self:
         """The transform that stretches `x`."""
         data = _Data(cls, x, channels)
-        # Rounded first and then subtracted, as x will be, so that no quotient can exceed 1.
+        # Rounded first and then subtracted, as x will be, so that no quotient can exceed 1, be it
+        # a product with 1 / span: that is how compilers like to divide.
         low, high = (
             f(data.rows, axis=0).astype(data.dtype).reshape(data.shape) for f in (np.min, np.max)
         )
@@ -358,8 +360,8 @@ class _Data:
         self.dtype = _kept(x.dtype)
         # Everything is measured from the first row: no offset takes digits away, and what is
         # constant deviates by exactly nothing.
-        self.first = self.rows[0].astype(np.float64)
-        self.shift = np.zeros(())
+        self.first, self.shift = np.zeros(()), np.zeros(())
+        self.first = next(self._blocks())[0]
         self.shift = self._mean(lambda block: block.sum(axis=0))
 
     def center(self) -> tuple[jax.Array, jax.Array]:
@@ -396,10 +398,11 @@ class _Data:
         return np.add.reduce([total(block) for block in self._blocks()]) / len(self.rows)
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """The rows in float64, less their mean."""
+        """The rows in float64, less their mean; rounded first to what `apply` will see."""
         step = max(1, BLOCK // self.rows.shape[1])
         for begin in range(0, len(self.rows), step):
-            yield self.rows[begin : begin + step].astype(np.float64) - self.first - self.shift
+            block = self.rows[begin : begin + step].astype(self.dtype).astype(np.float64)
+            yield block - self.first - self.shift
 
 
 def _checked(who: str, x: Any) -> np.ndarray:

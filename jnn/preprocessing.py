@@ -29,6 +29,8 @@ finite; `apply` and `invert` where the last axes of their input are not those th
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from numbers import Real
 from typing import Any, Self
 
 import jax
@@ -283,7 +285,7 @@ class Whiten(Transform):
     @classmethod
     def fit(cls, x: Any, k: int | None = None, *, eps: float = 1e-5) -> Self:
         """The transform that whitens the first `k` components of `x`."""
-        if not 0 <= eps < math.inf:
+        if not isinstance(eps, Real) or not 0 <= float(eps) < math.inf:
             raise ValueError(f"Whiten: eps is {eps!r}; it must be a finite number of at least 0")
         data = _Data(cls, x)
         basis, variance = data.components(k)
@@ -395,7 +397,7 @@ class _Data:
 
     def _mean(self, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The mean over the rows of what `total` sums over a block of them."""
-        return np.add.reduce([total(block) for block in self._blocks()]) / len(self.rows)
+        return reduce(np.add, map(total, self._blocks())) / len(self.rows)
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """The rows in float64, less their mean; rounded first to what `apply` will see."""

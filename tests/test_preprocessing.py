@@ -330,7 +330,7 @@ def test_a_bad_k_is_refused(k):
             kind.fit(FEATURES, k)
 
 
-@pytest.mark.parametrize("eps", [-1e-5, np.nan, np.inf])
+@pytest.mark.parametrize("eps", [-1e-5, np.nan, np.inf, None])
 def test_a_bad_eps_is_refused(eps):
     with pytest.raises(ValueError, match=r"Whiten: eps is .* finite number of at least 0"):
         Whiten.fit(FEATURES, eps=eps)

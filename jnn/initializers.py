@@ -14,7 +14,7 @@ standard deviations, and widened so that the variance is still the one promised.
 All draw in float32 at least and round once to the dtype asked for. Those with options are values:
 normal(0.01) == normal(0.01), so layers that hold them are equal too.
 """
-# ruff: noqa: N801  (values that are written like calls: the lower case is that of what they replace)
+# ruff: noqa: N801  (they are written like functions, and are classes only to compare and to print)
 
 import math
 from collections.abc import Callable

@@ -46,7 +46,13 @@ BLOCK = 1 << 22  # how many numbers `fit` holds in float64 at a time
 
 
 class Transform:
-    """The base of fitted transforms: `apply`, and `invert`, which undoes it."""
+    """The base of fitted transforms: `apply`, and `invert`, which undoes it.
+
+    >>> t = Center.fit(np.array([1.0, 3.0]))
+    >>> z = t.apply(np.array([7, 8], np.uint8))
+    >>> z.tolist(), t.invert(z).tolist()
+    ([5.0, 6.0], [7.0, 8.0])
+    """
 
     def apply(self, x: Any) -> jax.Array:
         """z, from any x whose last axes are those that were fitted."""

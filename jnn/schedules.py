@@ -10,7 +10,7 @@ are made of may be traced too. Steps are compared as integers, so that joints an
 however far away they are. Nothing in them is about learning rates: momentum may follow
 linear(0.5, steps, end=0.99).
 """
-# ruff: noqa: N801  (values that are written like calls: the lower case is that of what they replace)
+# ruff: noqa: N801  (they are written like functions, and are classes only to compare and to print)
 
 import math
 from collections.abc import Callable, Sequence

@@ -92,18 +92,21 @@ def test_whole_numbers_below_their_mean_do_not_wrap_around():
 @over_fits
 @pytest.mark.parametrize("x", [FEATURES, IMAGES.astype(float)], ids=["features", "images"])
 def test_invert_goes_back(x64, fit, x):
-    if x is FEATURES or fit is not FITS["Chain"]:
-        t = fit(x)
-        back = invert(t, apply(t, x))
-        assert back.shape == x.shape and distance(back, x) < 1e-13
+    t = fit(x)
+    back = invert(t, apply(t, x))
+    assert back.shape == x.shape and distance(back, x) < 1e-13
 
 
 @over_fits
 def test_invert_goes_back_in_float32(fit):
-    """Some thirty roundings of the largest number: sums over six features, forth and back."""
+    """A sum of six terms rounds seven times, at worst all the same way; PCA takes two of them.
+
+    Its basis, rows and columns having length 1, magnifies the first sum's error by sqrt(6) twice,
+    the second's once. Six more come from the mean and the scale, forth and back.
+    """
     x = FEATURES.astype(np.float32)
     t = fit(x)
-    assert distance(invert(t, apply(t, x)), x) < 32 * 2.0**-24
+    assert distance(invert(t, apply(t, x)), x) < (7 * (6 + 6**0.5) + 6) * 2.0**-24
 
 
 @over_fits

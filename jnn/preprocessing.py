@@ -360,9 +360,7 @@ class _Data:
         self.who = f"{cls.__name__}.fit"
         x = _checked(self.who, x)
         if channels and x.ndim < 2:
-            raise ValueError(
-                f"{self.who}: x is {shape_of(x)}; channels must be its second axis at least"
-            )
+            raise ValueError(f"{self.who}: x is {shape_of(x)}; channels need an axis: (n, ..., c)")
         self.shape = x.shape[-1:] if channels else x.shape[1:]
         self.rows = x.reshape(-1, math.prod(self.shape))
         self.dtype = _kept(x.dtype)
@@ -438,8 +436,7 @@ def _checked(who: str, x: Any) -> np.ndarray:
 
 def _kept(dtype: np.dtype) -> np.dtype:
     """The dtype in which statistics of data of `dtype` are kept."""
-    wide = jax.dtypes.canonicalize_dtype(dtype) == np.float64
-    return np.dtype(np.float64 if wide else np.float32)
+    return np.dtype("f8" if jax.dtypes.canonicalize_dtype(dtype) == np.float64 else "f4")
 
 
 def _nonzero(scale: np.ndarray, dtype: np.dtype) -> np.ndarray:

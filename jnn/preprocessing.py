@@ -383,8 +383,7 @@ class _Data:
     def components(self, k: int | None) -> tuple[np.ndarray, np.ndarray]:
         """The first k axes of largest variance, as columns, and the variances along them."""
         n, d = self.rows.shape
-        most = min(n, d)
-        k = most if k is None else k
+        k, most = min(n, d) if k is None else k, min(n, d)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
             raise ValueError(
                 f"{self.who}: k is {k!r}; it must be an integer from 1 to {most}, "

@@ -224,11 +224,11 @@ def _check(penalty: Penalty, name: str) -> None:
     number = isinstance(rate, Real | jax.Array) and not isinstance(rate, bool)
     if not number or getattr(rate, "ndim", 0):
         raise ValueError(f"{penalty!r}: {name} is {rate!r}; it must be a number")
-    if isinstance(rate, Tracer):
-        return
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"{penalty!r}: {name} is {rate!r}; it must be finite and not negative")
-    object.__setattr__(penalty, name, float(rate))
+    if not isinstance(rate, Tracer):
+        rate = float(rate)
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{penalty!r}: {name} is {rate!r}; it must be finite and not negative")
+        object.__setattr__(penalty, name, rate)
 
 
 def _times(rate: Any, x: jax.Array) -> jax.Array:

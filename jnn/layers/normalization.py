@@ -182,7 +182,9 @@ class BatchNorm(Layer):
         for name in ("mean", "var"):
             if state[name].shape != x.shape[-1:]:
                 fail(
-                    self, f"{name} is {shape_of(state[name])}; it must be {x.shape[-1:]} for this x"
+                    self,
+                    f"x is {shape_of(x)} and the running {name} {shape_of(state[name])}; "
+                    f"it must be {x.shape[-1:]}: give the state that init made for such inputs",
                 )
         return state
 

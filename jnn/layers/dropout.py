@@ -18,12 +18,12 @@ class Dropout(Layer):
 
         inverted   y = m x / (1 - rate) in training,   y = x in evaluation
         plain      y = m x in training,                y = (1 - rate) x in evaluation
-        backward   dx = the same with dy for x
+        backward   dx as y, with dy for x
 
-    m is 1 with probability 1 - rate, else 0. `rate` is the probability of *dropping*; the lectures'
-    p is that of keeping where they draw the mask, and the p by which their plain form multiplies in
-    evaluation is the same, 1 - rate here. Either form has the mean of y in evaluation; the
-    inverted one, the default, leaves evaluation alone.
+    m is 1 with probability 1 - rate, else 0, and the backward pass has the same m. `rate` is the
+    probability of *dropping*. In the lectures' code p is that of keeping; where notes on them call
+    p that of dropping and still multiply by p in evaluation, they mean 1 - p. Evaluation is the
+    mean of training in either form; the inverted one, the default, leaves evaluation alone.
 
     Random numbers are what dropout costs, so two masks of 16 bits are cut out of every random word,
     or four of 8 where `rate` is a multiple of 1/256. Others are rounded to the nearest multiple of

@@ -37,20 +37,21 @@ class BatchNorm(Layer):
           in evaluation  dx = scale rstd dy       (sums and means over all axes but the last)
 
     Train takes mean and var over the batch: all axes but the last, for features (n, c) as for the
-    channels of images (n, h, w, c). Eval takes the running ones, through which nothing flows back.
+    channels of images (n, h, w, c). Eval takes the running ones, which are data: nothing is handed
+    back for them.
 
     `observe` moves the running moments towards those of the batch: by 1 / steps at first, so that
-    they are plain averages from the first step on, and never by less than 1 - momentum (PyTorch's
-    "momentum" is this 1 - momentum). The batch is divided by its biased variance, its running
-    counterpart is the unbiased one, n / (n - 1) larger: it is the variance of data not in the
-    batch, and the average of biased ones would fall short of it, by half at n = 2.
+    they are plain averages from the first step on, and never by less than 1 - momentum (PyTorch
+    calls that its momentum). A batch is standardised by its biased variance, but the running one is
+    unbiased, n / (n - 1) larger, as in the paper: it stands for the variance of data that are not
+    in the batch, of which the average of biased ones falls short, by half at n = 2.
 
     In training the examples of a batch are coupled: dx of each depends on all, and a term of
     `factors` is not the gradient of one example alone.
 
     Shapes: x, y (n, ..., c), scale, shift (c,); state mean, var (c,) in float32 at least, steps ().
     Cache: x, and for each channel the origin and the mean from there, rstd and var; whether it was
-    training. The origin is some row of x, so that offsets that dwarf the spread cost no digits.
+    training. The origin is a row of x, so that offsets that dwarf the spread cost no digits.
     Source: Ioffe & Szegedy 2015, "Batch normalization: accelerating deep network training by
     reducing internal covariate shift".
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from agreement import assert_agree
 
-from jnn import BatchNorm, Eval, LayerError, Serial, Train
+from jnn import BatchNorm, Eval, LayerError, Serial, Train, as_function
 from jnn.factors import grad, is_factor
 
 PARAMS = {"scale": np.array([2, -1], np.float32), "shift": np.array([1, 0.5], np.float32)}
@@ -122,6 +122,21 @@ def test_the_factors_sum_to_the_gradient(x64):
     factors = layer.factors(params, cache, jnp.asarray(dy.reshape(4, 64, 8)))
     assert_agree(jax.tree.map(grad, factors, is_leaf=is_factor), grads, 1e-14)
     assert_agree(layer.pull(params, cache, dy.reshape(4, 64, 8)), dx)
+
+
+@pytest.mark.parametrize("mode", [TRAIN, Eval(STATE)], ids=["train", "eval"])
+def test_second_derivatives_see_through_the_cache(mode, x64):
+    params, x, dy = jax.tree.map(np.float64, numbers(1, 5, 2))
+
+    @jax.jit
+    def hessians(x):
+        by_rule, plain = as_function(BatchNorm()), lambda p, x, m: BatchNorm().forward(p, x, m)[0]
+        return [
+            jax.hessian(lambda x, f=f: (dy * f(params, x, mode) ** 2).sum())(x)
+            for f in (by_rule, plain)
+        ]
+
+    assert_agree(*hessians(x), 1e-12)
 
 
 # Running moments

@@ -100,11 +100,12 @@ class OnChosen(Penalty):
         raise NotImplementedError(f"{type(self).__name__} must define slope(w)")
 
     def value(self, params: Params) -> jax.Array:
-        marks = jax.tree.leaves(self._marks(params))
-        chosen = [p for p, m in zip(jax.tree.leaves(params), marks, strict=True) if m]
-        costs = [self.cost(p.astype(accumulator(p.dtype))).sum() for p in chosen]
-        widest = max((c.dtype for c in costs), key=lambda dtype: dtype.itemsize)
-        return sum((c.astype(widest) for c in costs), jnp.zeros((), widest))
+        leaves, marks = jax.tree.leaves(params), jax.tree.leaves(self._marks(params))
+        # Of all the parameters, so that penalties on some of them add up.
+        widest = max((accumulator(p.dtype) for p in leaves), key=lambda dtype: dtype.itemsize)
+        chosen = [p for p, marked in zip(leaves, marks, strict=True) if marked]
+        costs = (self.cost(p.astype(accumulator(p.dtype))).sum().astype(widest) for p in chosen)
+        return sum(costs, jnp.zeros((), widest))
 
     def grad(self, params: Params) -> Params:
         def leaf(p: jax.Array, marked: bool) -> jax.Array:
@@ -117,7 +118,10 @@ class OnChosen(Penalty):
     def _marks(self, params: Params) -> Any:
         marks = mask(params, self.where)
         if not any(jax.tree.leaves(marks)):
-            paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+            paths = [
+                jax.tree_util.keystr(path, simple=True, separator=".")
+                for path, _ in jax.tree.leaves_with_path(params)
+            ]
             raise ValueError(f"{self!r}: where chooses none of the parameters {paths}")
         return marks
 

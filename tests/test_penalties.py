@@ -84,6 +84,7 @@ def test_low_precision_is_summed_in_float32_and_rounded_once(penalty, dtype):
 def test_parameters_of_several_dtypes_cost_in_the_widest(x64):
     params = {"a": jnp.ones((1, 2), jnp.bfloat16), "c": jnp.ones((1, 3), jnp.float64)}
     assert L2(2).value(params).dtype == np.float64 and L2(2).value(params) == 5
+    assert (L2(2, "a") + L1(1, "c")).value(params) == 5
     assert L2(2).grad(params)["a"].dtype == jnp.bfloat16
 
 
@@ -196,7 +197,7 @@ def test_a_rate_that_is_no_number_is_refused(rate):
 def test_a_penalty_on_nothing_is_refused(call):
     with pytest.raises(ValueError, match=r"'dense9\.\*', which fits none of the parameters"):
         getattr(L2(0.1, "dense9.*"), call.__name__)(PARAMS)
-    message = re.escape("L2(0.1): where chooses none of the parameters [\"['b']\"]")
+    message = re.escape("L2(0.1): where chooses none of the parameters ['b']")
     with pytest.raises(ValueError, match=message):
         getattr(L2(0.1), call.__name__)({"b": np.ones(3)})
 

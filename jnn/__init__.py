@@ -8,6 +8,7 @@ from jnn import (
     initializers,
     masks,
     optimizers,
+    penalties,
     plots,
     preprocessing,
     schedules,
@@ -19,16 +20,23 @@ from jnn.compose import Serial
 from jnn.evaluation import evaluate
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
-from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers import BatchNorm, Dense, Dropout, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jnn.penalties import L1, L2, ElasticNet
 from jnn.report import summary
+from jnn.sanity import sanity
 from jnn.search import ensemble, find_learning_rate, sweep
 from jnn.training import Diverged, fit, run
 
 __all__ = [
+    "L1",
+    "L2",
+    "BatchNorm",
     "Dense",
     "Diverged",
+    "Dropout",
+    "ElasticNet",
     "Elementwise",
     "Eval",
     "Flatten",
@@ -59,9 +67,11 @@ __all__ = [
     "lift",
     "masks",
     "optimizers",
+    "penalties",
     "plots",
     "preprocessing",
     "run",
+    "sanity",
     "schedules",
     "search",
     "summary",

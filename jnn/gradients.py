@@ -21,17 +21,22 @@ from jnn.layer import (
     unlike,
 )
 from jnn.losses import Loss
+from jnn.penalties import Penalty
 
 ValueAndGrads = Callable[
     [Params, Any, Any, Mode], tuple[tuple[jax.Array, Cache], Params]
 ]  # f(params, x, y, mode) -> ((value, cache), grads)
 
 
-def backprop(net: Layer, loss: Loss) -> ValueAndGrads:
+def backprop(net: Layer, loss: Loss, penalty: Penalty | None = None) -> ValueAndGrads:
     """The hand-written gradient: forward, loss, loss backward, backward.
 
     Returns f(params, x, y, mode) -> ((value, cache), grads), where `cache` is the network's and
-    grads is like params. Anything that trains takes this or `autodiff`.
+    grads is like params. Anything that trains takes this or `autodiff`. With a `penalty`, such as
+    `jnn.L2(1e-4)`, value and grads include its own, written out by hand like the rest.
+
+    Raises ValueError where the loss is one for each example, the penalty is none, or a layer
+    returns gradients that are not like its parameters.
 
     >>> import jnn
     >>> net, loss = jnn.Serial(jnn.Dense(3)), jnn.SoftmaxCrossEntropy()
@@ -42,7 +47,7 @@ def backprop(net: Layer, loss: Loss) -> ValueAndGrads:
     (2, 3)
     """
 
-    _check_mean(loss)
+    _check_parts(loss, penalty)
 
     def value_and_grads(
         params: Params, x: Any, y: Any, mode: Mode
@@ -51,13 +56,18 @@ def backprop(net: Layer, loss: Loss) -> ValueAndGrads:
         value, kept = loss.forward(prediction, y)
         grads, _ = net.backward(params, cache, loss.backward(kept, jnp.ones_like(value)))
         _check_like(grads, params)
+        if penalty is not None:
+            value += penalty.value(params).astype(value.dtype)
+            grads = jax.tree.map(jnp.add, grads, penalty.grad(params))
         return (value, cache), grads
 
     return value_and_grads
 
 
-def autodiff(net: Layer, loss: Loss) -> ValueAndGrads:
-    """The gradient by `jax.grad` of forward and loss, with the signature of `backprop`.
+def autodiff(net: Layer, loss: Loss, penalty: Penalty | None = None) -> ValueAndGrads:
+    """The gradient by `jax.grad` of forward, loss and penalty, with the signature of `backprop`.
+
+    Raises ValueError where the loss is one for each example or the penalty is none.
 
     >>> import jnn
     >>> net, loss = jnn.Serial(jnn.Dense(3)), jnn.SoftmaxCrossEntropy()
@@ -68,14 +78,17 @@ def autodiff(net: Layer, loss: Loss) -> ValueAndGrads:
     (2, 3)
     """
 
-    _check_mean(loss)
+    _check_parts(loss, penalty)
 
     def value_and_grads(
         params: Params, x: Any, y: Any, mode: Mode
     ) -> tuple[tuple[jax.Array, Cache], Params]:
         def value_of(params: Params) -> tuple[jax.Array, Cache]:
             prediction, cache = net.forward(params, x, mode)
-            return loss.forward(prediction, y)[0], cache
+            value, _ = loss.forward(prediction, y)
+            if penalty is not None:
+                value += penalty.value(params).astype(value.dtype)
+            return value, cache
 
         return jax.value_and_grad(value_of, has_aux=True)(params)
 
@@ -181,9 +194,11 @@ def _name(f: Callable[..., Any]) -> str:
     return getattr(f, "__name__", repr(f))
 
 
-def _check_mean(loss: Loss) -> None:
+def _check_parts(loss: Loss, penalty: Penalty | None) -> None:
     if loss.per_example:
         loss.fail("it gives a value for each example; the gradient of parameters is of the mean")
+    if not isinstance(penalty, Penalty | None):
+        raise ValueError(f"penalty is {penalty!r}; it must be a penalty such as jnn.L2(1e-4)")
 
 
 def _check_like(grads: Params, params: Params) -> None:

@@ -15,9 +15,9 @@ from jnn.gradients import ValueAndGrads
 from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer, apply_updates
+from jnn.penalties import Penalty
 from jnn.precision import accumulator
 
-Penalty = Any
 Gradient = Callable[..., ValueAndGrads]  # (net, loss) or, where there is one, (net, loss, penalty)
 
 

@@ -16,10 +16,10 @@ from jnn.gradients import autodiff, backprop
 from jnn.layer import Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
+from jnn.penalties import Penalty
 from jnn.report import follow
 from jnn.steps import (
     Gradient,
-    Penalty,
     Recipe,
     RunState,
     advance,
@@ -157,6 +157,10 @@ def run(
             )
         optimizer = Optimizer(*optimizer)
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise ValueError(
+            f"penalty is {penalty!r}; it must be a penalty such as jnn.penalties.L2(1e-4)"
+        )
     recipe = Recipe(net, loss, optimizer, gradient, batch_size, penalty, accumulate, watch)
     gradient_of(recipe)  # refuses at once what it would refuse under jit
 
@@ -188,6 +192,8 @@ def run(
     state = jax.tree.map(lambda v: v if isinstance(v, jax.Array) else jnp.array(np.array(v)), state)
     if not all(bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)):
         raise ValueError("resume has parameters that are not finite; go on from an earlier state")
+    if penalty is not None:
+        jax.eval_shape(penalty.value, state.params)  # refuses a choice that fits no parameter
     if state.step == 0:
         state = state._replace(examples=jnp.int32(n), batch_size=jnp.int32(batch_size))
     if (state.examples, state.batch_size) != (n, batch_size):

@@ -85,6 +85,57 @@ def tanh(params, x, dy, y, u):
     return error, {}, np.abs(dy) * slope
 
 
+def batch_norm(eps):
+    """Rows are n examples and positions; all is in float32 but for the last rounding."""
+
+    def rounding(params, x, dy, y, u):
+        scale, shift = params["scale"], params["shift"]
+        rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        n, shifted = len(rows), rows - rows[0]
+        centred = shifted - shifted.mean(0)
+        var = (centred**2).mean(0)
+        rstd = 1 / np.sqrt(var + eps)
+        xhat = centred * rstd
+        # Of x - origin, the mean of it and their difference; then of the variance: its terms are
+        # twice as wrong as what is squared, their sum adds n roundings.
+        centring = (n + 4) * FLOAT32 * np.abs(shifted).max(0)
+        variance = 2 * np.abs(centred).mean(0) * centring + (n + 3) * FLOAT32 * var
+        # The reciprocal root halves it and is good to 4 ulps, then there is the product.
+        standardising = rstd * centring + np.abs(xhat) * (variance * rstd**2 / 2 + 10 * FLOAT32)
+        dscale, dshift = (drows * xhat).sum(0), drows.sum(0)
+        off_scale = np.abs(drows * xhat).sum(0) * (n + 2) * FLOAT32 + (
+            np.abs(drows) * standardising
+        ).sum(0)
+        off_shift = np.abs(drows).sum(0) * (n + 1) * FLOAT32
+        slope = np.abs(scale) * rstd
+        terms = np.abs(drows) + (np.abs(dshift) + np.abs(xhat * dscale)) / n
+        bracket = np.abs(drows - (dshift + xhat * dscale) / n)
+        off = (off_shift + np.abs(xhat) * off_scale + standardising * np.abs(dscale)) / n
+        dx = slope * bracket
+        off_dx = slope * (off + 5 * FLOAT32 * terms) + dx * (variance * rstd**2 / 2 + 12 * FLOAT32)
+        off_y = np.abs(scale) * standardising + 3 * FLOAT32 * (np.abs(scale * xhat) + np.abs(shift))
+        return (
+            u * np.abs(y) + (1 + u) * off_y.reshape(y.shape),
+            {
+                "scale": u * np.abs(dscale) + (1 + u) * off_scale,
+                "shift": u * np.abs(dshift) + (1 + u) * off_shift,
+            },
+            (u * dx + (1 + u) * off_dx).reshape(x.shape),
+        )
+
+    return rounding
+
+
+def dropout(factor):
+    """The factor and the product are rounded to float32, then once to the dtype."""
+
+    def rounding(params, x, dy, y, u):
+        relative = u + 2 * FLOAT32 * (1 + u)
+        return relative * np.abs(y), {}, relative * factor * np.abs(dy)
+
+    return rounding
+
+
 def ones(key, x):
     return {"scale": jnp.ones(x.shape[-1], x.dtype)}
 
@@ -110,6 +161,22 @@ ROWS = [
     Row("relu", jnn.ReLU(), (4, 5), rounding=rearranged),
     Row("leaky relu", jnn.LeakyReLU(), (4, 5), rounding=leaky(0.01)),
     Row("leaky relu, another slope", jnn.LeakyReLU(0.3), (4, 5), rounding=leaky(0.3)),
+    Row("batch norm", jnn.BatchNorm(), (4, 5), two_modes=True, rounding=batch_norm(1e-5)),
+    Row(
+        "batch norm over positions",
+        jnn.BatchNorm(momentum=0.5, eps=0.1),
+        (2, 3, 2, 5),
+        two_modes=True,
+        rounding=batch_norm(0.1),
+    ),
+    # In Serial, which hands out keys of its own: a leaf uses its key up, and most tests want the
+    # same numbers twice.
+    Row("dropout", jnn.Serial(jnn.Dropout()), (5, 4), True, dropout(2)),
+    Row("dropout, 16 bits", jnn.Serial(jnn.Dropout(0.2)), (3, 7), True, dropout(1.25)),
+    Row(
+        "dropout, plain", jnn.Serial(jnn.Dropout(0.75, inverted=False)), (3, 2, 4), True, dropout(1)
+    ),
+    Row("dropout of nothing", jnn.Dropout(0), (4, 5), rounding=rearranged),
     Row("flatten", jnn.Flatten(), (3, 2, 4, 1), rounding=rearranged),
     Row("flatten of numbers", jnn.Flatten(), (3,), rounding=rearranged),
     Row("serial", MLP, (4, 5)),

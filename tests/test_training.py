@@ -349,3 +349,20 @@ def test_a_batch_that_parts_do_not_divide_is_refused():
         ValueError, match="accumulate is 2, which does not divide the batch_size of 5"
     ):
         records(accumulate=2)
+
+
+def test_a_penalty_is_part_of_the_loss_and_of_both_gradients():
+    penalty = jnn.L2(0.1)
+    hand, auto = (train(penalty=penalty, gradient=g) for g in ("backprop", "autodiff"))
+    chex.assert_trees_all_close(hand.state.params, auto.state.params, atol=1e-6)
+    start, plain = (next(records(chunk=1, **o)) for o in ({"penalty": penalty}, {}))
+    fresh = jnn.training.start(NET, OPTIMIZER, X, key()).params
+    assert start.loss - plain.loss == pytest.approx(float(penalty.value(fresh)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "penalty, words", [(1e-4, "penalty is 0.0001"), (jnn.L2(1, "v*"), "fits none")]
+)
+def test_what_is_no_penalty_or_fits_nothing_is_refused_at_the_call(penalty, words):
+    with pytest.raises(ValueError, match=words):
+        records(penalty=penalty)

@@ -4,6 +4,7 @@ import platform
 import sys
 
 import jax
+import layers
 import mlp
 from harness import table
 
@@ -11,6 +12,6 @@ names = sys.argv[1:]
 print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
-for title, bench in mlp.nets().items():
+for title, bench in (mlp.nets() | layers.leaves()).items():
     if not names or any(name in title for name in names):
         print(f"\n{table(title, bench())}", flush=True)

@@ -4,27 +4,69 @@ from jnn import data, factors, gradcheck, initializers, optimizers, plots, sched
 from jnn.compose import Serial
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
-from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers import (
+    ELU,
+    GELU,
+    SELU,
+    Dense,
+    Flatten,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
+    LeakyReLU,
+    LogSoftmax,
+    Maxout,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from jnn.layers.activations import Elementwise
-from jnn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jnn.losses import (
+    Huber,
+    Loss,
+    MulticlassHinge,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
 from jnn.report import summary
 from jnn.training import Diverged, evaluate, fit, run
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "Dense",
     "Diverged",
     "Elementwise",
     "Eval",
     "Flatten",
+    "HardSigmoid",
+    "HardSwish",
+    "HardTanh",
+    "Huber",
     "Layer",
     "LayerError",
     "LeakyReLU",
+    "LogSoftmax",
     "Loss",
+    "Maxout",
+    "MulticlassHinge",
+    "PReLU",
     "ReLU",
+    "ReLU6",
     "Serial",
+    "SiLU",
     "Sigmoid",
     "SigmoidCrossEntropy",
+    "Softmax",
     "SoftmaxCrossEntropy",
+    "Softplus",
     "SquaredError",
     "Tanh",
     "Train",

@@ -156,7 +156,10 @@ class AbsoluteError(Loss):
 
 def test_a_new_loss_states_values_pull_and_shape(x64):
     p, t = normal((2, 3, 4)), normal((2, 3, 4))
-    for loss, dvalue in ((AbsoluteError(), np.float64(2)), (AbsoluteError(True), normal(2))):
+    for loss, dvalue in (
+        (AbsoluteError(), np.float64(2)),
+        (AbsoluteError().each(), normal(2)),
+    ):
         got = hand(loss, p, t, dvalue)
         np.testing.assert_allclose(
             got[0], np.abs(p - t).sum(2).mean(1 if loss.per_example else None)
@@ -225,7 +228,7 @@ def test_a_float16_gradient_that_fits_is_not_lost_on_the_way():
 def test_softmax_is_finite_and_right_for_extreme_logits(gradient):
     logits = np.array([[1e4, -1e4, 0], [1e4, -1e4, 0], [-np.inf, 0, 0]], np.float32)
     labels, dvalue = np.array([0, 1, 2]), np.ones(3, np.float32)
-    value, ds = gradient(SoftmaxCrossEntropy(True), logits, labels, dvalue)
+    value, ds = gradient(SoftmaxCrossEntropy().each(), logits, labels, dvalue)
     np.testing.assert_allclose(value, [0, 2e4, np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(ds, [[0, 0, 0], [1, -1, 0], [0, 0.5, -0.5]], rtol=1e-6)
 
@@ -233,7 +236,7 @@ def test_softmax_is_finite_and_right_for_extreme_logits(gradient):
 @over_gradients
 def test_sigmoid_is_finite_and_right_for_extreme_logits(gradient):
     logits, target = np.array([[1e4, 1e4, -1e4, -1e4], [1, 0, 1, 0]], np.float32)
-    value, ds = gradient(SigmoidCrossEntropy(True), logits, target, np.ones(4, np.float32))
+    value, ds = gradient(SigmoidCrossEntropy().each(), logits, target, np.ones(4, np.float32))
     np.testing.assert_array_equal(value, [0, 1e4, 1e4, 0])
     np.testing.assert_array_equal(ds, [0, 1, -1, 0])
 

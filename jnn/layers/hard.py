@@ -57,7 +57,7 @@ class HardTanh(Elementwise):
 class HardSigmoid(Elementwise):
     """Squashes to [0, 1] by a straight line of slope 1/6.
 
-        forward    y = min(max(x / 6 + 1/2, 0), 1)
+        forward    y = min(max((x + 3) / 6, 0), 1)
         backward   dx = dy / 6 where 0 < y < 1, else 0
 
     That is PyTorch's and MobileNet's line; the older one of Theano and Keras had slope 1/5. At both
@@ -71,17 +71,19 @@ class HardSigmoid(Elementwise):
     bounds = (0, 1)
 
     def f(self, x: jax.Array) -> jax.Array:
-        return _clip(x.astype(accumulator(x.dtype)) / 6 + 0.5, 0, 1).astype(x.dtype)
+        return _clip(_line(x.astype(accumulator(x.dtype))), 0, 1).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
-        return jnp.where((kept <= 0) | (kept >= 1), 0, dy / 6)
+        # Low precision would round 1/6, by which XLA multiplies, and then the product.
+        sixth = (dy.astype(accumulator(dy.dtype)) * (1 / 6)).astype(dy.dtype)
+        return jnp.where((kept <= 0) | (kept >= 1), 0, sixth)
 
 
 @dataclass(frozen=True)
 class HardSwish(Elementwise):
     """The SiLU with a hard sigmoid in place of the sigmoid.
 
-        forward    y = x min(max(x / 6 + 1/2, 0), 1)
+        forward    y = x min(max((x + 3) / 6, 0), 1)
         backward   dx = (x / 3 + 1/2) dy where -3 < x < 3, 0 below, dy above
 
     At the kinks the derivative is taken as outside: 0 at x = -3, 1 at x = 3. NaN stays NaN. Keeps
@@ -96,12 +98,17 @@ class HardSwish(Elementwise):
 
     def f(self, x: jax.Array) -> jax.Array:
         z = _clip(x, -3, 3).astype(accumulator(x.dtype))
-        return jnp.where(x >= 3, x, (z * (z / 6 + 0.5)).astype(x.dtype))
+        return jnp.where(x >= 3, x, (z * _line(z)).astype(x.dtype))
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
         x = kept.astype(accumulator(kept.dtype))
         between = ((x / 3 + 0.5) * dy.astype(x.dtype)).astype(dy.dtype)
         return jnp.where(kept <= -3, 0, jnp.where(kept >= 3, dy, between))
+
+
+def _line(x: jax.Array) -> jax.Array:
+    # x / 6 + 1/2 may be compiled as x times a rounded 1/6, fused with the sum: not 0 at x = -3.
+    return (x + 3) / 6
 
 
 def _clip(x: jax.Array, low: float, high: float) -> jax.Array:

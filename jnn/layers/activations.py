@@ -19,7 +19,6 @@ class Elementwise(Layer):
     Shapes: x, y, dy, dx all alike, of any rank; no parameters and no state.
     Cache: one array, y or, where a subclass says `keeps = "x"`, x. It is what `df` is given. The
     default is y, which is usually held anyway, by the layer that follows.
-    A function that squashes states `bounds`, the two values between which it saturates.
 
     Raises LayerError, a ValueError, where x is not floating point or dy is not like y.
 
@@ -35,7 +34,7 @@ class Elementwise(Layer):
     """
 
     keeps: ClassVar[Literal["x", "y"]] = "y"
-    bounds: ClassVar[tuple[float, float] | None] = None
+    bounds: ClassVar[tuple[float, float] | None] = None  # the ends at which it saturates
 
     def f(self, x: jax.Array) -> jax.Array:
         """The function."""
@@ -71,7 +70,7 @@ class Sigmoid(Elementwise):
     [0.0, 0.5, 1.0]
     """
 
-    bounds = (0, 1)
+    bounds = (0.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
         # In float16 itself, exp(-x) would overflow where y is still a number.
@@ -95,7 +94,7 @@ class Tanh(Elementwise):
     [-1.0, 9.313225746154785e-10, 1.0]
     """
 
-    bounds = (-1, 1)
+    bounds = (-1.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
         return jnp.tanh(x)

@@ -44,7 +44,7 @@ class HardTanh(Elementwise):
     [-1.0, 0.5, 1.0]
     """
 
-    bounds = (-1, 1)
+    bounds = (-1.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
         return _clip(x, -1, 1)
@@ -68,7 +68,7 @@ class HardSigmoid(Elementwise):
     [0.0, 0.5, 0.75, 1.0]
     """
 
-    bounds = (0, 1)
+    bounds = (0.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
         return _clip(_line(x.astype(accumulator(x.dtype))), 0, 1).astype(x.dtype)

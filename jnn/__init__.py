@@ -20,9 +20,38 @@ from jnn.compose import Serial
 from jnn.evaluation import evaluate
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
-from jnn.layers import BatchNorm, Dense, Dropout, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers import (
+    ELU,
+    GELU,
+    SELU,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Flatten,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
+    LeakyReLU,
+    LogSoftmax,
+    Maxout,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from jnn.layers.activations import Elementwise
-from jnn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from jnn.losses import (
+    Huber,
+    Loss,
+    MulticlassHinge,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
 from jnn.penalties import L1, L2, ElasticNet
 from jnn.report import summary
 from jnn.sanity import sanity
@@ -30,8 +59,11 @@ from jnn.search import ensemble, find_learning_rate, sweep
 from jnn.training import Diverged, fit, run
 
 __all__ = [
+    "ELU",
+    "GELU",
     "L1",
     "L2",
+    "SELU",
     "BatchNorm",
     "Dense",
     "Diverged",
@@ -40,15 +72,27 @@ __all__ = [
     "Elementwise",
     "Eval",
     "Flatten",
+    "HardSigmoid",
+    "HardSwish",
+    "HardTanh",
+    "Huber",
     "Layer",
     "LayerError",
     "LeakyReLU",
+    "LogSoftmax",
     "Loss",
+    "Maxout",
+    "MulticlassHinge",
+    "PReLU",
     "ReLU",
+    "ReLU6",
     "Serial",
+    "SiLU",
     "Sigmoid",
     "SigmoidCrossEntropy",
+    "Softmax",
     "SoftmaxCrossEntropy",
+    "Softplus",
     "SquaredError",
     "Tanh",
     "Train",

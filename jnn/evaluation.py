@@ -57,9 +57,10 @@ def evaluation(
 ) -> Evaluation:
     """`evaluate` on data that are checked and on the device already."""
     n = len(data[0])
-    sums = jax.device_get(_sums(net, loss, params, state, data, transform, min(batch, n)))
-    value, correct = map(float, sums)
-    return Evaluation(value / n, correct / n if scores(loss) else None, n)
+    value, correct = jax.device_get(
+        _means(net, loss, params, state, data, transform, min(batch, n))
+    )
+    return Evaluation(float(value), float(correct) if scores(loss) else None, n)
 
 
 def scores(loss: Loss) -> bool:
@@ -67,7 +68,7 @@ def scores(loss: Loss) -> bool:
     return type(loss).correct is not Loss.correct
 
 
-def sums(
+def means(
     net: Layer,
     loss: Loss,
     params: Params,
@@ -76,23 +77,23 @@ def sums(
     transform: Any,
     batch: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss and right answers summed over a data set, batch by batch."""
+    """The mean of the loss and of what is right over a data set, batch by batch."""
     n = len(data[0])
 
-    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def add(i: jax.Array, sums: jax.Array) -> jax.Array:
         position = i * batch + jnp.arange(batch, dtype=jnp.int32)
         xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
         prediction, _ = net.forward(params, transformed(transform, xs), Eval(state))
         values, _ = loss.each().forward(prediction, ys)
-        correct = loss.correct(prediction, ys)
-        value, right = (
-            jnp.where(position < n, v, 0).sum(dtype=float)
-            for v in (values, 0 if correct is None else correct)
+        found = (values, loss.weight(ys), loss.correct(prediction, ys), loss.counted(ys))
+        present = position < n
+        return sums + jnp.stack(
+            [jnp.where(present, 1 if v is None else v, 0).sum(dtype=float) for v in found]
         )
-        return sums[0] + value, sums[1] + right
 
-    zero = jnp.zeros((), float)
-    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // batch)), add, (zero, zero))
+    batches = jnp.int32(-(-n // batch))
+    sums = jax.lax.fori_loop(jnp.int32(0), batches, add, jnp.zeros(4, float))
+    return sums[0] / sums[1], sums[2] / sums[3]
 
 
-_sums = jax.jit(sums, static_argnums=(0, 1, 6))
+_means = jax.jit(means, static_argnums=(0, 1, 6))

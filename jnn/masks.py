@@ -13,11 +13,11 @@ Where = str | tuple[str, ...] | Callable[[str, Any], bool]
 
 
 def weights(path: str, leaf: Any) -> bool:
-    """What a penalty is meant for: arrays of rank 2 or more, but for biases and norms' scales.
+    """What a penalty is meant for: arrays of rank 2 or more, but for biases, scales and slopes.
 
     The rank alone would not tell them where layers are stacked, and a bias has an axis for depth.
     """
-    return leaf.ndim >= 2 and path.rpartition(".")[2] not in ("b", "scale", "shift")
+    return leaf.ndim >= 2 and path.rpartition(".")[2] not in ("b", "scale", "shift", "slope")
 
 
 def mask(params: Params, where: Where) -> Tree:

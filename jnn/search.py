@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.data.checking import checked, transformed, whole
-from jnn.evaluation import scores, sums
+from jnn.evaluation import means, scores
 from jnn.layer import Eval, Layer, Params, State, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
@@ -210,8 +210,7 @@ def sweep(
     for record in follow(records) if progress else records:
         states = record.state
     value, right = _judge(program, states.params, states.state, held_out, transform)
-    n = len(held_out[0])
-    value, right = (np.asarray(v, np.float64) / n for v in (value, right))
+    value, right = (np.asarray(v, np.float64) for v in (value, right))
     value = np.where(np.asarray(states.first_bad) >= 0, np.nan, value)
     accuracy = np.where(np.isnan(value), np.nan, right) if scores(loss) else None
     rank = (value,) if accuracy is None else (value, -accuracy)
@@ -368,7 +367,7 @@ def _judge(
 ) -> tuple[jax.Array, jax.Array]:
     def one(params: Params, state: State) -> tuple[jax.Array, jax.Array]:
         batch = min(500, len(data[0]))
-        return sums(program.net, program.loss, params, state, data, transform, batch)
+        return means(program.net, program.loss, params, state, data, transform, batch)
 
     return jax.vmap(one)(params, state)
 

@@ -149,9 +149,11 @@ def _gradients(
 
     def part(net_state: State, x: Any, y: Any, mode: Train) -> tuple[State, Tree]:
         (value, (cache, prediction)), grads = value_and_grads(s.params, x, y, mode)
-        correct = recipe.loss.correct(prediction, y)
-        correct = jnp.zeros(()) if correct is None else correct.mean()
-        return recipe.net.observe(net_state, cache), (value, correct, grads)
+        return recipe.net.observe(net_state, cache), (
+            value,
+            _right(recipe.loss, prediction, y),
+            grads,
+        )
 
     if recipe.accumulate == 1:
         net_state, found = part(s.state, x, y, mode)
@@ -160,15 +162,34 @@ def _gradients(
     def add(carry: tuple[State, Tree], piece: Tree) -> tuple[tuple[State, Tree], None]:
         net_state, total = carry
         net_state, found = part(net_state, *piece)
-        return (net_state, jax.tree.map(lambda t, v: t + v.astype(t.dtype), total, found)), None
+        weight = recipe.loss.weight(piece[1])
+        weight = jnp.ones(()) if weight is None else weight.sum()
+
+        def scaled(t: jax.Array, v: jax.Array) -> jax.Array:
+            return t + weight.astype(t.dtype) * v.astype(t.dtype)
+
+        return (net_state, (total[0] + weight, jax.tree.map(scaled, total[1], found))), None
 
     x, y = (v.reshape(recipe.accumulate, -1, *v.shape[1:]) for v in (x, y))
+    # Parts weigh by what counts in them, which is alike but where labels are weighted or ignored.
     pieces = x, y, Train(jax.random.split(mode.key, recipe.accumulate))
     _, shapes = jax.eval_shape(part, s.state, *jax.tree.map(lambda v: v[0], pieces))
     zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), shapes)
-    (net_state, total), _ = jax.lax.scan(add, (s.state, zeros), pieces)
-    mean = jax.tree.map(lambda t, v: (t / recipe.accumulate).astype(v.dtype), total, shapes)
+    (net_state, (weight, total)), _ = jax.lax.scan(add, (s.state, (jnp.zeros(()), zeros)), pieces)
+    share = 1 / jnp.where(weight, weight, 1)
+    mean = jax.tree.map(lambda t, v: (t * share.astype(t.dtype)).astype(v.dtype), total, shapes)
     return net_state, *mean
+
+
+def _right(loss: Loss, prediction: Any, y: Any) -> jax.Array:
+    """The fraction of right answers among those that count; 0 where the loss tells none."""
+    correct, counted = loss.correct(prediction, y), loss.counted(y)
+    if correct is None:
+        return jnp.zeros(())
+    if counted is None:
+        return correct.mean()
+    total = counted.sum()
+    return correct.sum() / jnp.where(total, total, 1)
 
 
 @dataclass(frozen=True)

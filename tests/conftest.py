@@ -1,7 +1,7 @@
 """The whole suite runs with JAX at its strictest.
 
 `jax_numpy_rank_promotion="raise"` is not among the settings: a bias of shape (out,) is added to
-(n, ..., out) by design. test_losses.py switches it on for the losses, where nothing is broadcast.
+(n, ..., out) by design. The tests of losses switch it on, for there nothing is broadcast.
 """
 
 from collections.abc import Iterator

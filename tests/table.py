@@ -1,5 +1,6 @@
 """The table of all layers. A new layer is tested by adding a row."""
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -123,6 +124,16 @@ def batch_norm(eps):
             (u * dx + (1 + u) * off_dx).reshape(x.shape),
         )
 
+
+def once(slope):
+    """Both are computed in float32, dx with this slope, and rounded once."""
+
+    def rounding(params, x, dy, y, u):
+        dx = np.abs(dy * slope(x))
+        # A handful of float32 roundings of numbers as large as x and the parts of the slope.
+        noise = 32 * FLOAT32 * (1 + np.abs(x))
+        return u * np.abs(y) + noise, {}, u * dx + noise * np.abs(dy)
+
     return rounding
 
 
@@ -134,6 +145,85 @@ def dropout(factor):
         return relative * np.abs(y), {}, relative * factor * np.abs(dy)
 
     return rounding
+
+
+def phi(x):
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def gelu_slope(x):
+    return (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2 + x * phi(x)
+
+
+def tanh_gelu_slope(x):
+    c = np.sqrt(2 / np.pi)
+    t = np.tanh(c * (x + 0.044715 * x**3))
+    return (1 + t) / 2 + x * (1 - t**2) / 2 * c * (1 + 3 * 0.044715 * x**2)
+
+
+def silu_slope(x):
+    s = 1 / (1 + np.exp(-x))
+    return s * (1 + x * (1 - s))
+
+
+def hard_swish_slope(x):
+    return np.select([x <= -3, x >= 3], [0, 1], x / 3 + 0.5)
+
+
+def softplus(params, x, dy, y, u):
+    """As `once`, but that dx = (1 - exp(-y)) dy knows only the rounded y."""
+    error, _, rounded = once(lambda x: 1 / (1 + np.exp(-x)))(params, x, dy, y, u)
+    return error, {}, rounded + (1 + u) * error * np.exp(-y) * np.abs(dy)
+
+
+def elu(alpha, scale=1):
+    """Rounded are y, once; in dx the scale or alpha, the sum of y and alpha, and the product."""
+
+    def rounding(params, x, dy, y, u):
+        error = u * np.abs(y) + 8 * FLOAT32 * (1 + np.abs(y))
+        left = error + u * alpha + 2 * u * (1 + u) * (y + alpha)
+        right = 2 * u * scale if scale != 1 else 0
+        return error, {}, np.abs(dy) * np.where(x <= 0, left, right)
+
+    return rounding
+
+
+def softmax(axis):
+    """y is rounded once and kept; dx is computed from that in float32 and rounded once."""
+
+    def rounding(params, x, dy, y, u):
+        error = u * y + 16 * FLOAT32
+        centred = dy - (y * dy).sum(axis, keepdims=True)
+        from_y = error * np.abs(centred) + y * (error * np.abs(dy)).sum(axis, keepdims=True)
+        noise = 16 * FLOAT32 * np.abs(dy).max()
+        return error, {}, (1 + u) * from_y + u * np.abs(y * centred) + noise
+
+    return rounding
+
+
+def log_softmax(axis):
+    """y is rounded once and kept; dx is computed from that in float32 and rounded once."""
+
+    def rounding(params, x, dy, y, u):
+        error = u * np.abs(y) + 16 * FLOAT32 * (1 + np.abs(x).max())
+        total = np.exp(y) * dy.sum(axis, keepdims=True)
+        from_y = (1 + u) * np.expm1(error) * np.abs(total)
+        noise = 16 * FLOAT32 * np.abs(dy).sum(axis, keepdims=True)
+        return error, {}, from_y + u * np.abs(dy - total) + noise
+
+    return rounding
+
+
+def prelu(params, x, dy, y, u):
+    """Rounded are the products, where there are any, and the sum of those, taken in float32."""
+    products = (np.minimum(x, 0) * dy).reshape(-1, x.shape[-1])
+    total, size = products.sum(0), np.abs(products).sum(0)
+    if params["slope"].shape == (1,):
+        total, size = total.sum(keepdims=True), size.sum(keepdims=True)
+    terms = products.size // total.size
+    slope = u * np.abs(total) + (1 + u) * (u + terms * FLOAT32) * size
+    dx = u * np.abs(params["slope"] * dy)
+    return u * np.abs(y) * (x <= 0), {"slope": slope}, dx * (x <= 0)
 
 
 def ones(key, x):
@@ -177,6 +267,25 @@ ROWS = [
         "dropout, plain", jnn.Serial(jnn.Dropout(0.75, inverted=False)), (3, 2, 4), True, dropout(1)
     ),
     Row("dropout of nothing", jnn.Dropout(0), (4, 5), rounding=rearranged),
+    Row("elu", jnn.ELU(), (4, 5), rounding=elu(1)),
+    Row("elu, another alpha", jnn.ELU(0.3), (4, 5), rounding=elu(0.3)),
+    Row("selu", jnn.SELU(), (4, 5), rounding=elu(jnn.SELU.low, jnn.SELU.scale)),
+    Row("softplus", jnn.Softplus(), (4, 5), rounding=softplus),
+    Row("gelu", jnn.GELU(), (4, 5), rounding=once(gelu_slope)),
+    Row("gelu by tanh", jnn.GELU(approximate=True), (4, 5), rounding=once(tanh_gelu_slope)),
+    Row("silu", jnn.SiLU(), (4, 5), rounding=once(silu_slope)),
+    Row("relu6", jnn.ReLU6(), (4, 5), rounding=rearranged),
+    Row("hard tanh", jnn.HardTanh(), (4, 5), rounding=rearranged),
+    Row("hard sigmoid", jnn.HardSigmoid(), (4, 5), rounding=once(lambda x: (abs(x) < 3) / 6)),
+    Row("hard swish", jnn.HardSwish(), (4, 5), rounding=once(hard_swish_slope)),
+    Row("softmax", jnn.Softmax(), (4, 5), rounding=softmax(-1)),
+    Row("softmax over another axis", jnn.Softmax(1), (2, 3, 4), rounding=softmax(1)),
+    Row("log softmax", jnn.LogSoftmax(), (4, 5), rounding=log_softmax(-1)),
+    Row("log softmax over another axis", jnn.LogSoftmax(-2), (2, 3, 4), rounding=log_softmax(-2)),
+    Row("maxout", jnn.Maxout(), (4, 6), rounding=rearranged),
+    Row("maxout of three pieces", jnn.Maxout(3), (2, 3, 6), rounding=rearranged),
+    Row("prelu", jnn.PReLU(), (2, 3, 4), rounding=prelu),
+    Row("prelu, one slope", jnn.PReLU(shared=True), (4, 5), rounding=prelu),
     Row("flatten", jnn.Flatten(), (3, 2, 4, 1), rounding=rearranged),
     Row("flatten of numbers", jnn.Flatten(), (3,), rounding=rearranged),
     Row("serial", MLP, (4, 5)),

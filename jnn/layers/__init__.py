@@ -1,9 +1,35 @@
 """The leaves: one file for each family of layers that contain maths."""
 
-from jnn.layers.activations import LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers.activations import ELU, SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from jnn.layers.dense import Dense
 from jnn.layers.dropout import Dropout
+from jnn.layers.gates import GELU, SiLU
+from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
 from jnn.layers.normalization import BatchNorm
 from jnn.layers.reshaping import Flatten
+from jnn.layers.softmax import LogSoftmax, Softmax
+from jnn.layers.units import Maxout, PReLU
 
-__all__ = ["BatchNorm", "Dense", "Dropout", "Flatten", "LeakyReLU", "ReLU", "Sigmoid", "Tanh"]
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "HardSigmoid",
+    "HardSwish",
+    "HardTanh",
+    "LeakyReLU",
+    "LogSoftmax",
+    "Maxout",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]

@@ -145,13 +145,106 @@ class LeakyReLU(Elementwise):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if not isinstance(self.slope, Real) or not 0 <= self.slope < math.inf:
-            fail(self, f"slope is {self.slope!r}; it must be a finite number of at least 0")
-        # A numpy scalar would decide the dtype of y.
-        object.__setattr__(self, "slope", float(self.slope))
+        _check_at_least_zero(self, "slope")
 
     def f(self, x: jax.Array) -> jax.Array:
         return jnp.where(x <= 0, self.slope * x, x)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
         return jnp.where(kept <= 0, self.slope * dy, dy)
+
+
+@dataclass(frozen=True)
+class ELU(Elementwise):
+    """Passes what is positive and bends what is not towards -alpha.
+
+        forward    y = x where x > 0, else alpha (exp(x) - 1)
+        backward   dx = dy where y > 0, else (y + alpha) dy
+
+    With alpha = 1 there is no kink; with another, the derivative at x = 0 is taken as `alpha`.
+    exp(x) - 1 is one function, so that small x keep their digits. NaN stays NaN. Keeps y, whose
+    sign is that of x because alpha >= 0: where y has saturated at -alpha, dx is 0.
+    Source: Clevert et al. 2016, "Fast and accurate deep network learning by exponential linear
+    units".
+
+    Raises LayerError, a ValueError, where `alpha` is negative or not finite.
+
+    >>> ELU().forward({}, jnp.array([-1e4, 0.0, 3.0]), None)[0].tolist()
+    [-1.0, 0.0, 3.0]
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_at_least_zero(self, "alpha")
+
+    def f(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(accumulator(x.dtype))
+        return jnp.where(x <= 0, self.alpha * _expm1_of_negative(wide), wide).astype(x.dtype)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.where(kept <= 0, dy * (kept + self.alpha), dy)
+
+
+@dataclass(frozen=True)
+class SELU(Elementwise):
+    """An ELU scaled so that activations keep mean 0 and variance 1 from layer to layer.
+
+        forward    y = s x where x > 0, else s a (exp(x) - 1)    s = 1.0507..., a = 1.6733...
+        backward   dx = s dy where y > 0, else (y + s a) dy
+
+    At the kink, x = 0, the derivative is taken as s a. It keeps its promise for weights drawn with
+    variance 1 / fan_in (`lecun_normal`). NaN stays NaN. Keeps y, as ELU does.
+    Source: Klambauer et al. 2017, "Self-normalizing neural networks".
+
+    >>> [round(y, 4) for y in SELU().forward({}, jnp.array([-1e4, 0.0, 1.0]), None)[0].tolist()]
+    [-1.7581, 0.0, 1.0507]
+    """
+
+    scale: ClassVar[float] = 1.0507009873554805
+    low: ClassVar[float] = 1.0507009873554805 * 1.6732632423543772
+
+    def f(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(accumulator(x.dtype))
+        y = jnp.where(x <= 0, self.low * _expm1_of_negative(wide), self.scale * wide)
+        return y.astype(x.dtype)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        return dy * jnp.where(kept <= 0, kept + self.low, self.scale)
+
+
+@dataclass(frozen=True)
+class Softplus(Elementwise):
+    """A ReLU without a kink.
+
+        forward    y = log(1 + exp(x))
+        backward   dx = sigmoid(x) dy = (1 - exp(-y)) dy
+
+    Stable at both ends: x where x is large, exp(x) where it is very negative. Keeps y, from which
+    the derivative follows with all its digits.
+    Source: Dugas et al. 2001, "Incorporating second-order functional knowledge for better option
+    pricing".
+
+    >>> Softplus().forward({}, jnp.array([-1e4, 1e4]), None)[0].tolist()
+    [0.0, 10000.0]
+    """
+
+    def f(self, x: jax.Array) -> jax.Array:
+        return jax.nn.softplus(x.astype(accumulator(x.dtype))).astype(x.dtype)
+
+    def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
+        wide = kept.astype(accumulator(kept.dtype))
+        return (dy.astype(wide.dtype) * -jnp.expm1(-wide)).astype(dy.dtype)
+
+
+def _expm1_of_negative(x: jax.Array) -> jax.Array:
+    # Where x is positive the result is not chosen, but an infinite one would be NaN in jax.grad.
+    return jnp.expm1(jnp.where(x <= 0, x, 0))
+
+
+def _check_at_least_zero(layer: Elementwise, name: str) -> None:
+    value = getattr(layer, name)
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        fail(layer, f"{name} is {value!r}; it must be a finite number of at least 0")
+    # A numpy scalar would decide the dtype of y.
+    object.__setattr__(layer, name, float(value))

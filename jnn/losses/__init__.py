@@ -1,0 +1,16 @@
+"""Losses: what a prediction costs, and how that cost changes with the prediction."""
+
+from jnn.losses.base import Loss, show_first
+from jnn.losses.classes import Labelled, MulticlassHinge, SoftmaxCrossEntropy
+from jnn.losses.distances import Huber, SigmoidCrossEntropy, SquaredError
+
+__all__ = [
+    "Huber",
+    "Labelled",
+    "Loss",
+    "MulticlassHinge",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+    "show_first",
+]

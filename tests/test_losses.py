@@ -78,11 +78,8 @@ class AbsoluteError(Loss):
     def pull(self, cache, dvalues):
         return cache * dvalues[..., None]
 
-    def values_shape(self, cache):
-        return cache.shape[:-1]
 
-
-def test_a_new_loss_states_values_pull_and_shape(x64):
+def test_a_new_loss_states_values_and_pull(x64):
     p, t = normal((2, 3, 4)), normal((2, 3, 4))
     for loss, dvalue in (
         (AbsoluteError(), np.float64(2)),
@@ -96,7 +93,8 @@ def test_a_new_loss_states_values_pull_and_shape(x64):
 
 
 def test_a_number_will_do_for_dvalue():
-    loss, cache = SquaredError(), jnp.ones((2, 3))
+    loss = SquaredError()
+    _, cache = loss.forward(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     assert_agree(loss.backward(cache, 2.0), loss.backward(cache, 2 * ONE))
 
 
@@ -290,3 +288,38 @@ def test_accuracy_is_nan_for_predictions_that_are_not_finite():
         np.testing.assert_array_equal(right, [np.nan, np.nan, np.nan, 1])
     right = correct(SigmoidCrossEntropy(), bad, np.zeros((4, 2), np.float32))
     np.testing.assert_array_equal(right, [np.nan, np.nan, np.nan, 0.5])
+
+
+class Averaged(AbsoluteError):
+    def values(self, prediction, target):
+        values, cache = super().values(prediction, target)
+        return values.mean(), cache
+
+
+class Bare(AbsoluteError):
+    def values(self, prediction, target):
+        return super().values(prediction, target)[0]
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (Averaged(), r"values returned float32 \(\); it must be one for each"),
+        (Bare(), "must return"),
+    ],
+)
+def test_a_loss_that_returns_no_value_for_each_example_is_refused(loss, words):
+    with pytest.raises(ValueError, match=words):
+        loss.forward(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "prediction, target, words",
+    [
+        ([1.0], jnp.zeros(1), "the prediction is a list"),
+        (jnp.ones(1), 1j * jnp.ones(1), "real numbers"),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_refused(prediction, target, words):
+    with pytest.raises(ValueError, match=words):
+        SquaredError().forward(prediction, target)

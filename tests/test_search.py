@@ -62,7 +62,9 @@ def test_the_best_trial_is_first_and_the_table_shows_all(result):
 
 
 def test_a_trial_that_diverged_is_last_and_said_so():
-    got = found(space={"lr": log_uniform(1e-3, 1e38)}, trials=6)
+    net = jnn.Serial(jnn.Dense(5), jnn.Dense(3))
+    options = OPTIONS | {"space": {"lr": log_uniform(1e-3, 1e30)}, "trials": 6}
+    got = sweep(net, LOSS, jnn.optimizers.sgd, (X, Y), key=jax.random.key(0), **options)
     assert np.isnan(got.loss[-1]) and not np.isnan(got.loss[0])
     assert str(got).splitlines()[-1].split()[2] == "diverged"
 

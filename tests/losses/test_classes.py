@@ -172,7 +172,7 @@ def test_the_mean_over_batches_is_that_of_all_however_they_are_cut(kind, x64):
 def test_without_weights_nothing_is_weighed():
     loss = SoftmaxCrossEntropy(smoothing=0.1)
     assert loss.weight(LABELS) is loss.counted(LABELS) is None
-    _, cache = loss.forward(SCORES, np.abs(LABELS))
+    _, (cache, _) = loss.forward(SCORES, np.abs(LABELS))
     assert loss.total(cache) is None
     assert SoftmaxCrossEntropy(weights=WEIGHTS).counted(LABELS) is None
 

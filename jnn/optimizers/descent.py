@@ -32,11 +32,6 @@ def number(
     return value
 
 
-def _is_number(value: Any) -> bool:
-    kind = isinstance(value, Real | jax.Array) and not isinstance(value, bool)
-    return kind and getattr(value, "ndim", 0) == 0
-
-
 def fixed(name: str, value: Any, least: float = 0.0, below: float = math.inf) -> float:
     """`number` as a Python float, which keeps 1 - 0.999 exact and decides no dtype."""
     if isinstance(value, Tracer):
@@ -146,3 +141,8 @@ def part(marks: Tree, tree: Tree, chosen: bool = True) -> Tree:
 def merge(marks: Tree, chosen: Tree, others: Tree) -> Tree:
     """A leaf of `chosen` where `marks` is True and of `others` where it is False."""
     return jax.tree.map(lambda mark, a, b: a if mark else b, marks, chosen, others)
+
+
+def _is_number(value: Any) -> bool:
+    kind = isinstance(value, Real | jax.Array) and not isinstance(value, bool)
+    return kind and getattr(value, "ndim", 0) == 0

@@ -66,9 +66,13 @@ def reduce_on_plateau(
     patience, window = whole("patience", patience), whole("window", window)
 
     def init(params: Params) -> PlateauState:
-        zero, none = jnp.zeros((), float), jnp.zeros((), jnp.int32)
         return PlateauState(
-            inner.init(params), zero + 1, jnp.full((), math.inf, float), zero, none, none
+            inner=inner.init(params),
+            scale=jnp.ones((), float),
+            best=jnp.full((), math.inf, float),
+            total=jnp.zeros((), float),
+            seen=jnp.zeros((), jnp.int32),
+            waited=jnp.zeros((), jnp.int32),
         )
 
     def watch(state: PlateauState, value: Any) -> PlateauState:

@@ -17,6 +17,7 @@ from jnn.evaluation import means, scores
 from jnn.layer import Eval, Layer, Params, State, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
+from jnn.optimizers.protocol import pair
 from jnn.report import follow
 from jnn.steps import Gradient, Recipe, RunState, advance, fresh
 from jnn.tables import table
@@ -336,8 +337,10 @@ class _Program(NamedTuple):
 
     def recipe(self, point: Mapping[str, jax.Array]) -> Recipe:
         made = self.make(**point)
-        pair = isinstance(made, tuple) and len(made) == 2 and not callable(made[0])
-        optimizer, penalty = made if pair else (made, None)
+        # An optimizer is a pair as well, but its first is a function.
+        both = isinstance(made, tuple) and len(made) == 2 and not callable(made[0])
+        optimizer, penalty = made if both else (made, None)
+        optimizer = pair("make", optimizer)
         return Recipe(self.net, self.loss, optimizer, self.gradient, self.batch_size, penalty)
 
 

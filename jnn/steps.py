@@ -15,6 +15,7 @@ from jnn.gradients import ValueAndGrads
 from jnn.layer import Cache, Layer, Mode, Params, State, Train, Tree
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer, apply_updates
+from jnn.optimizers.protocol import update_with
 from jnn.penalties import Penalty
 from jnn.precision import accumulator
 
@@ -88,7 +89,7 @@ def advance(
         xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
         xs, mode = transformed(transform, xs), Train(jax.random.fold_in(step_key, s.step))
         net_state, value, correct, grads = _gradients(recipe, s, xs, ys, mode)
-        updates, opt = recipe.optimizer.update(grads, s.optimizer, s.params)
+        updates, opt = update_with(recipe.optimizer, grads, s.optimizer, s.params, value)
         if recipe.watch:
             seen = jax.lax.cond(
                 s.step % recipe.watch == 0,

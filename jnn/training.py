@@ -16,6 +16,7 @@ from jnn.gradients import autodiff, backprop
 from jnn.layer import Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
+from jnn.optimizers.protocol import pair
 from jnn.penalties import Penalty
 from jnn.report import follow
 from jnn.steps import (
@@ -149,13 +150,7 @@ def run(
             f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}, or a function such "
             "as jnn.backprop"
         )
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-            raise ValueError(
-                f"optimizer is {optimizer!r}; it must be a pair of functions (init, update), "
-                "such as jnn.optimizers.sgd(0.1)"
-            )
-        optimizer = Optimizer(*optimizer)
+    optimizer = pair("run", optimizer)
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
     if penalty is not None and not isinstance(penalty, Penalty):
         raise ValueError(

@@ -6,12 +6,15 @@ import sys
 import jax
 import layers
 import mlp
+import optimizers
 from harness import table
 
 names = sys.argv[1:]
 print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
-for title, bench in (mlp.nets() | layers.leaves()).items():
+BENCHES = mlp.nets() | layers.leaves() | optimizers.checks()
+for title, bench in BENCHES.items():
     if not names or any(name in title for name in names):
-        print(f"\n{table(title, bench())}", flush=True)
+        result = bench()
+        print(f"\n{result if isinstance(result, str) else table(title, result)}", flush=True)

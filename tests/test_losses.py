@@ -317,7 +317,7 @@ def test_a_loss_that_returns_no_value_for_each_example_is_refused(loss, words):
     "prediction, target, words",
     [
         ([1.0], jnp.zeros(1), "the prediction is a list"),
-        (jnp.ones(1), 1j * jnp.ones(1), "real numbers"),
+        (jnp.ones(1), np.ones(1, complex), "real numbers"),
     ],
 )
 def test_what_is_no_array_of_real_numbers_is_refused(prediction, target, words):

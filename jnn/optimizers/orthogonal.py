@@ -102,12 +102,12 @@ def muon(
 
 
 def orthogonal(x: jax.Array, steps: int = 5) -> jax.Array:
-    """U S' V^T for a matrix x = U S V^T, or a stack of them, with S' near 1: within 0.68 and 1.14.
+    """U S' V^T for a matrix x = U S V^T, or a stack of them, with S' near 1: from 0.68 to 1.21.
 
         x <- x / |x|,   then `steps` times   x <- 3.4445 x - 4.7750 (x x^T) x + 2.0315 (x x^T)^2 x
 
-    Singular values below about 1e-3 of the norm need more steps, and the matrix 0 stays 0. The
-    coefficients raise small values as fast as may be, at the price of not settling at 1.
+    |x| is the root of the sum of squares. Singular values below 0.0015 of it need more steps, and 0
+    stays 0. The coefficients raise small values as fast as may be, and so do not settle at 1.
 
     >>> import jax.numpy as jnp
     >>> from jnn.optimizers.orthogonal import orthogonal

@@ -21,7 +21,7 @@ class Optimizer(NamedTuple):
     update(grads, state, params) -> (updates, state)
 
     An update may take the keyword `value` as well, the loss at these parameters (see
-    `takes_value`). A gradient may be None for a parameter that has none: so is its update.
+    `takes_value`). Where a gradient is None, as within `freeze`, its update is None too.
     """
 
     init: Callable[[Params], Any]

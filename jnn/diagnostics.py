@@ -127,7 +127,7 @@ def measured(
 
 def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerStats]:
     """Readings as `LayerStats`, in the order of the network."""
-    blank = dict.fromkeys(LayerStats._fields[2:])
+    blank: dict[str, Any] = dict.fromkeys(LayerStats._fields[2:])
     return [
         LayerStats(path, leaf, **blank | {k: float(v) for k, v in readings[path].items()})
         for path, leaf in leaves(net)

@@ -6,12 +6,12 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name, tmp_path):
+def run(name, tmp_path, **options):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     picture = tmp_path / f"{name}.png"
-    result = module.main(str(picture))
+    result = module.main(str(picture), **options)
     assert picture.stat().st_size > 10_000
     return result
 
@@ -26,6 +26,26 @@ def test_the_check_finds_the_slip_and_passes_the_right_layer(tmp_path):
 
 def test_dx_accounts_for_most_of_the_winning_scores(tmp_path):
     assert 0.9 < run("saliency", tmp_path) < 1.1
+
+
+def test_a_chain_of_sigmoids_vanishes_and_large_weights_saturate_it(tmp_path):
+    chains = run("sigmoid_chain_vanishes", tmp_path, seeds=2)
+    norms = {which: chain.norms[-1] for which, chain in chains.items()}
+    assert norms["sigmoid", 1.0] < 1e-5 < 0.1 < norms["tanh", 1.0] < 1
+    assert norms["sigmoid", 1.0] < 4.0 ** -(len(chains["sigmoid", 1.0].norms) - 1)
+    assert 0.3 < norms["ReLU", 2**0.5] < 3
+    for name in ("sigmoid", "tanh"):
+        assert chains[name, 1.0].flat < 0.05 and chains[name, 30.0].flat > 0.75
+        assert norms[name, 30.0] > 10  # though most units are flat
+
+
+def test_units_that_start_alike_stay_alike(tmp_path):
+    result = run("zero_weights_never_break_symmetry", tmp_path, epochs=10)
+    assert result["ReLU from zero"].moved == 0
+    # Rounding may part them, by the order of the sums in a matrix product, into a few kinds.
+    assert len(result["sigmoid from zero"].kinds) <= 4
+    assert len(result["sigmoid from random"].kinds) == 32
+    assert result["sigmoid from random"].accuracy > result["sigmoid from zero"].accuracy + 0.3
 
 
 def test_every_example_is_tested():

@@ -72,6 +72,7 @@ def main(picture: str = "sigmoid_chain.png", *, seeds: int = 5) -> dict[tuple[st
         ax.legend(frameon=False, fontsize=9)
         ax.axhline(1, color="#999999", lw=0.8, zorder=0)
     axes[0].set(ylabel="norm of the cotangent")
+    axes[1].set(xlabel="before layer, whose weights spread by gain / sqrt(n)")
     sheet.suptitle(
         f"ten sigmoids leave {chains['sigmoid', 1.0].norms[-1]:.0e} of a cotangent; "
         "large weights flatten most units, and yet what passes explodes"

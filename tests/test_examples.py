@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -26,6 +28,22 @@ def test_the_check_finds_the_slip_and_passes_the_right_layer(tmp_path):
 
 def test_dx_accounts_for_most_of_the_winning_scores(tmp_path):
     assert 0.9 < run("saliency", tmp_path) < 1.1
+
+
+def test_a_neuron_is_a_linear_classifier(tmp_path):
+    lines = run("neuron_is_a_linear_classifier", tmp_path)
+    sigmoid, softmax, svm = lines["sigmoid"], lines["softmax"], lines["SVM"]
+    np.testing.assert_allclose([*softmax.w, softmax.b], [*sigmoid.w, sigmoid.b], rtol=1e-3)
+    assert 0.3 < sigmoid.margin < svm.margin - 0.05
+
+
+def test_positive_inputs_make_weights_zigzag(tmp_path):
+    found = run("positive_inputs_zigzag", tmp_path, seeds=5)
+    assert found.same_sign["sigmoid"][0] == found.same_sign["ReLU"][0] == 1
+    assert max(found.same_sign["tanh"]) < 0.01
+    assert found.same_sign["sigmoid"][2] > 0.5 > found.same_sign["ReLU"][2]  # in batches of 32
+    assert found.detour["positive"][1] > 2 * found.detour["centred"][1]
+    assert found.steps["positive"].min() > found.steps["centred"].min()
 
 
 def test_a_chain_of_sigmoids_vanishes_and_large_weights_saturate_it(tmp_path):

@@ -57,6 +57,18 @@ def test_a_chain_of_sigmoids_vanishes_and_large_weights_saturate_it(tmp_path):
         assert norms[name, 30.0] > 10  # though most units are flat
 
 
+def test_tanh_learns_faster_than_sigmoid(tmp_path):
+    found = run("tanh_learns_faster_than_sigmoid", tmp_path, seeds=3, looks=60)
+    assert 1.3 * found["tanh"].steps.min() < found["sigmoid"].steps.min() < np.inf
+
+
+def test_relu_is_not_six_times_as_fast_as_tanh_on_the_digits(tmp_path):
+    found = run("relu_against_tanh", tmp_path, seeds=3, looks=100)
+    for goal in (0.25, 0.01):
+        relu, tanh = (found[name].steps[goal].min() for name in ("ReLU", "tanh"))
+        assert relu < 3 * tanh and tanh < 3 * relu
+
+
 def test_units_that_start_alike_stay_alike(tmp_path):
     result = run("zero_weights_never_break_symmetry", tmp_path, epochs=10)
     assert result["ReLU from zero"].moved == 0

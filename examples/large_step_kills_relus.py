@@ -82,7 +82,7 @@ def main(picture: str = "dead.png", *, seeds: int = 5) -> dict[str, Outcome]:
             print(f"{name:10} {SHOCK} steps at {rate:4.1f}:", "diverged" if off != off else fate)
         lost = RATES[np.isnan(outcome.accuracy)]
         label = name + "".join(f", diverges at {rate:g}" for rate in lost)
-        left.plot(RATES, outcome.off, marker="o", label=label)
+        left.plot(RATES, outcome.off, marker="o", label=name)
         right.plot(RATES, outcome.accuracy, marker="o", label=label)
     relu, leaky = (found[name].accuracy[-2] for name in ("ReLU", "Leaky ReLU"))
     sheet.suptitle(

@@ -1,6 +1,7 @@
 """Pictures made of small images: weights, mistakes, maps of the plane."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def confusion(
     >>> sheet.axes[0].get_title()
     '2 of 3 right (66.67%)'
     """
-    names = [str(c) for c in (range(classes) if isinstance(classes, int) else classes)]
+    names = [str(c) for c in (range(int(classes)) if isinstance(classes, Integral) else classes)]
     truth, given = np.asarray(targets), np.asarray(predictions)
     k, n = len(names), len(truth) if truth.ndim else 0
     if truth.shape != (n,) or not n or given.shape not in ((n,), (n, k)):

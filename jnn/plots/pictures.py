@@ -1,7 +1,6 @@
 """Pictures made of small images: weights, mistakes, maps of the plane."""
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,7 +148,9 @@ def confusion(
     >>> sheet.axes[0].get_title()
     '2 of 3 right (66.67%)'
     """
-    names = [str(c) for c in (range(int(classes)) if isinstance(classes, Integral) else classes)]
+    names = [
+        str(c) for c in (range(int(classes)) if isinstance(classes, int | np.integer) else classes)
+    ]
     truth, given = np.asarray(targets), np.asarray(predictions)
     k, n = len(names), len(truth) if truth.ndim else 0
     if truth.shape != (n,) or not n or given.shape not in ((n,), (n, k)):

@@ -208,6 +208,7 @@ def _ingredients(
     activation = ACTIVATIONS[options.activation]
     weight = he_normal if isinstance(activation, ReLU | LeakyReLU) else lecun_normal
     layers = [Flatten()] if dataset.train.x.ndim > 2 else []
+    layers += [Dropout(options.input_dropout)] if options.input_dropout else []
     for width in options.hidden:
         # The shift of a batch normalisation is bias enough.
         layers += [Dense(width, weight=weight, bias=not options.batch_norm)]
@@ -264,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--batch-norm", action="store_true", help="normalise before every activation")
     add("--dropout", type=_fraction, metavar="P", help="drop so much after every activation")
+    add("--input-dropout", type=_fraction, metavar="P", help="drop so much of the inputs")
     add("--l2", type=_rate, metavar="X", help="penalise the squares of the weights by X / 2")
     add("--epochs", type=_whole, metavar="N", help="passes over the training examples")
     add("--batch-size", type=_whole, metavar="N", help="examples for each step")

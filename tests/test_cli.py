@@ -75,18 +75,18 @@ SENTENCES = {
     "a misspelt option": (["train", "--hiden", "3"], 2, "did you mean --hidden"),
     "an unknown option": (["train", "--zzz"], 2, "it has .*--hidden"),
     "an unknown data set": (["train", "cifar"], 2, "digits.*spiral.*mnist"),
-    "an unknown activation": (["train", "--activation", "elu"], 2, "relu.*sigmoid"),
+    "an unknown activation": (["train", "--activation", "elo"], 2, "relu.*sigmoid"),
     "widths that are no numbers": (["train", "--hidden", "5,x"], 2, "such as 512,512"),
     "a negative rate": (["train", "--lr", "-1"], 2, "positive number"),
     "a rate that is no number": (["train", "--lr", "nan"], 2, "positive number"),
-    "no epochs": (["train", "--epochs", "0"], 2, "at least 1"),
+    "no epochs": (["train", "--epochs", "0"], 2, "from 1 to"),
     "a seed too large": (["train", "--seed", "9" * 20], 2, "2147483647"),
     "a batch too large": (["train", "--batch-size", "5000"], 1, "only 1438 examples"),
     "mnist from nowhere": (["train", "mnist"], 1, "--data-dir"),
     "a directory for digits": (["train", "--data-dir", "."], 1, "built in"),
     "a directory that is not there": (["train", "mnist", "--data-dir", "nowhere"], 1, "nowhere"),
     "a picture in no folder": (["train", "--picture", "no/folder.png"], 1, "no folder"),
-    "a rate far too large": (["train", *QUICK, "--lr", "1e30"], 1, "try a tenth"),
+    "a rate far too large": (["train", *QUICK, "--lr", "1e29"], 1, "try a tenth"),
 }
 
 

@@ -241,7 +241,7 @@ def _as_pictures(x: np.ndarray, n: int) -> np.ndarray:
 
 
 def _draw(ax: "Axes", picture: np.ndarray, signed: bool) -> None:
-    most = abs(picture).max()
+    most = float(abs(picture).max())
     if picture.ndim == 3:
         ax.imshow(np.clip(picture / (most or 1), 0, 1))
     else:

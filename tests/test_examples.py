@@ -3,15 +3,17 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name, tmp_path):
+def run(name, tmp_path, **options):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     picture = tmp_path / f"{name}.png"
-    result = module.main(str(picture))
+    result = module.main(str(picture), **options)
     assert picture.stat().st_size > 10_000
     return result
 
@@ -26,6 +28,54 @@ def test_the_check_finds_the_slip_and_passes_the_right_layer(tmp_path):
 
 def test_dx_accounts_for_most_of_the_winning_scores(tmp_path):
     assert 0.9 < run("saliency", tmp_path) < 1.1
+
+
+def test_a_neuron_is_a_linear_classifier(tmp_path):
+    lines = run("neuron_is_a_linear_classifier", tmp_path)
+    sigmoid, softmax, svm = lines["sigmoid"], lines["softmax"], lines["SVM"]
+    np.testing.assert_allclose([*softmax.w, softmax.b], [*sigmoid.w, sigmoid.b], rtol=1e-3)
+    assert 0.3 < sigmoid.margin < svm.margin - 0.05
+
+
+def test_positive_inputs_make_weights_zigzag(tmp_path):
+    found = run("positive_inputs_zigzag", tmp_path, seeds=5)
+    assert found.same_sign["sigmoid"][0] == found.same_sign["ReLU"][0] == 1
+    assert max(found.same_sign["tanh"]) < 0.01
+    assert found.same_sign["sigmoid"][2] > 0.5 > found.same_sign["ReLU"][2]  # in batches of 32
+    assert found.detour["positive"][1] > 2 * found.detour["centred"][1]
+    assert found.steps["positive"].min() > found.steps["centred"].min()
+
+
+def test_a_chain_of_sigmoids_vanishes_and_large_weights_saturate_it(tmp_path):
+    chains = run("sigmoid_chain_vanishes", tmp_path, seeds=2)
+    norms = {which: chain.norms[-1] for which, chain in chains.items()}
+    assert norms["sigmoid", 1.0] < 1e-5 < 0.1 < norms["tanh", 1.0] < 1
+    assert norms["sigmoid", 1.0] < 4.0 ** -(len(chains["sigmoid", 1.0].norms) - 1)
+    assert 0.3 < norms["ReLU", 2**0.5] < 3
+    for name in ("sigmoid", "tanh"):
+        assert chains[name, 1.0].flat < 0.05 and chains[name, 30.0].flat > 0.75
+        assert norms[name, 30.0] > 10  # though most units are flat
+
+
+def test_tanh_learns_faster_than_sigmoid(tmp_path):
+    found = run("tanh_learns_faster_than_sigmoid", tmp_path, seeds=3, looks=60)
+    assert 1.3 * found["tanh"].steps.min() < found["sigmoid"].steps.min() < np.inf
+
+
+def test_relu_is_not_six_times_as_fast_as_tanh_on_the_digits(tmp_path):
+    found = run("relu_against_tanh", tmp_path, seeds=3, looks=100)
+    for goal in (0.25, 0.01):
+        relu, tanh = (found[name].steps[goal].min() for name in ("ReLU", "tanh"))
+        assert relu < 3 * tanh and tanh < 3 * relu
+
+
+def test_units_that_start_alike_stay_alike(tmp_path):
+    result = run("zero_weights_never_break_symmetry", tmp_path, epochs=10)
+    assert result["ReLU from zero"].moved == 0
+    # Rounding may part them, by the order of the sums in a matrix product, into a few kinds.
+    assert len(result["sigmoid from zero"].kinds) <= 4
+    assert len(result["sigmoid from random"].kinds) == 32
+    assert result["sigmoid from random"].accuracy > result["sigmoid from zero"].accuracy + 0.3
 
 
 def test_every_example_is_tested():

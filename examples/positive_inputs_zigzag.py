@@ -100,6 +100,12 @@ def main(picture: str = "zigzag.png", *, seeds: int = 9) -> Found:
     bars.set(xticks=range(3), xticklabels=BATCHES, xlabel="examples in the batch", ylim=(0, 1.2))
     bars.set(title="gradients of one sign, of units behind")
     bars.legend(frameon=False, ncols=3, loc="upper center")
+    ratio = found.detour["positive"][1] / found.detour["centred"][1]
+    sheet.suptitle(
+        f"behind a sigmoid {found.same_sign['sigmoid'][0]:.0%} of gradients have one sign, and two "
+        f"weights go {ratio:.1f} times as far as with centred inputs",
+        fontsize=10,
+    )
     jnn.plots.save(sheet, picture)
     print(f"picture in {picture}")
     return found

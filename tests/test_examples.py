@@ -69,6 +69,16 @@ def test_relu_is_not_six_times_as_fast_as_tanh_on_the_digits(tmp_path):
         assert relu < 3 * tanh and tanh < 3 * relu
 
 
+def test_steps_that_are_too_large_kill_relus_but_not_leaky_ones(tmp_path):
+    found = run("large_step_kills_relus", tmp_path, seeds=3)
+    relu, leaky = found["ReLU"], found["Leaky ReLU"]
+    assert relu.off[0] < 0.1 and relu.accuracy[0] > 0.95
+    assert (relu.off[4:] > 0.85).all() and (relu.returned == 0).all()
+    # At rate 4 as many go off, and hardly any return,
+    assert leaky.off[4] > 0.7 and leaky.returned[4] < 0.2
+    assert leaky.accuracy[4] > relu.accuracy[4] + 0.3  # and yet it learns
+
+
 def test_units_that_start_alike_stay_alike(tmp_path):
     result = run("zero_weights_never_break_symmetry", tmp_path, epochs=10)
     assert result["ReLU from zero"].moved == 0

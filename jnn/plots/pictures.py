@@ -148,7 +148,9 @@ def confusion(
     >>> sheet.axes[0].get_title()
     '2 of 3 right (66.67%)'
     """
-    names = [str(c) for c in (range(classes) if isinstance(classes, int) else classes)]
+    names = [
+        str(c) for c in (range(int(classes)) if isinstance(classes, int | np.integer) else classes)
+    ]
     truth, given = np.asarray(targets), np.asarray(predictions)
     k, n = len(names), len(truth) if truth.ndim else 0
     if truth.shape != (n,) or not n or given.shape not in ((n,), (n, k)):

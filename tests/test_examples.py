@@ -88,6 +88,29 @@ def test_units_that_start_alike_stay_alike(tmp_path):
     assert result["sigmoid from random"].accuracy > result["sigmoid from zero"].accuracy + 0.3
 
 
+def test_centring_and_whitening_make_descent_short(tmp_path):
+    found = run("preprocessing_in_pictures", tmp_path)
+    for name in ("centred", "standardised", "decorrelated", "whitened"):
+        assert abs(found[name].mean).max() < 0.3 < abs(found["raw"].mean).min()
+    assert abs(found["decorrelated"].covariance[0, 1]) < 0.1 < found["centred"].covariance[0, 1]
+    np.testing.assert_allclose(found["standardised"].covariance.diagonal(), 1, atol=0.15)
+    np.testing.assert_allclose(found["whitened"].covariance, np.eye(2), atol=0.15)
+    np.testing.assert_allclose(found["whitened"].condition, 1, rtol=1e-3)
+    np.testing.assert_allclose(found["decorrelated"].condition, found["centred"].condition, 1e-3)
+    assert found["raw"].steps > 100 * found["centred"].steps > 1000 * found["whitened"].steps
+
+
+def test_one_over_root_n_keeps_the_spread_and_relu_needs_root_two_over_n(tmp_path):
+    found = run("spread_through_ten_layers", tmp_path, seeds=2)
+    last = {which: spread.all[-1] for which, spread in found.items()}
+    assert abs(last["no activation", "1/sqrt(n)"] - 1) < 0.1
+    assert 0.1 < last["tanh", "1/sqrt(n)"] < 0.4 < last["tanh", "sqrt(2/n)"] < 0.7
+    assert last["ReLU", "1/sqrt(n)"] < 2 * 2**-5
+    assert 0.5 < last["ReLU", "sqrt(2/n)"] < 1.2
+    assert found["ReLU", "sqrt(2/n)"].examples[-1] < 0.7 * last["ReLU", "sqrt(2/n)"]
+    assert max(last[name, "0.01"] for name in ("no activation", "tanh", "ReLU")) < 1e-6
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     untested = [path.stem for path in EXAMPLES.glob("*.py") if f'run("{path.stem}"' not in here]

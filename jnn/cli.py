@@ -14,25 +14,57 @@ from typing import Any, NoReturn
 
 import jax
 
-from jnn import data, plots
+from jnn import data, optimizers, plots
 from jnn.compose import Serial
+from jnn.diagnostics import table
 from jnn.evaluation import evaluate
 from jnn.gradcheck import check_network
 from jnn.initializers import he_normal, lecun_normal
 from jnn.layer import Layer, Train
-from jnn.layers import Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Tanh
+from jnn.layers import (
+    ELU,
+    GELU,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
 from jnn.losses import Loss, SoftmaxCrossEntropy
-from jnn.optimizers import Optimizer, momentum, sgd
+from jnn.optimizers import Optimizer
+from jnn.penalties import L2
 from jnn.report import follow, show, summary
 from jnn.schedules import cosine
 from jnn.training import GRADIENTS, run, start
 
-ACTIVATIONS = {"relu": ReLU(), "leaky-relu": LeakyReLU(), "tanh": Tanh(), "sigmoid": Sigmoid()}
-OPTIMIZERS = {"sgd": sgd, "momentum": momentum}
+ACTIVATIONS = {
+    "relu": ReLU(),
+    "leaky-relu": LeakyReLU(),
+    "elu": ELU(),
+    "gelu": GELU(),
+    "silu": SiLU(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+}
+OPTIMIZERS = {  # and the learning rates that they start from
+    "sgd": 0.1,
+    "momentum": 0.1,
+    "nesterov": 0.1,
+    "adagrad": 0.02,
+    "rmsprop": 0.001,
+    "adam": 0.001,
+    "adamw": 0.001,
+    "lion": 0.0003,
+    "muon": 0.01,
+}
 DEFAULTS = {
-    "digits": {"hidden": (128, 128, 128), "lr": 0.1, "epochs": 40, "batch_size": 32},
-    "spiral": {"hidden": (100,), "lr": 0.1, "epochs": 200, "batch_size": 50},
-    "mnist": {"hidden": (512, 512), "lr": 0.1, "epochs": 10, "batch_size": 128},
+    "digits": {"hidden": (128, 128, 128), "epochs": 40, "batch_size": 32},
+    "spiral": {"hidden": (100,), "epochs": 200, "batch_size": 50},
+    "mnist": {"hidden": (512, 512), "epochs": 10, "batch_size": 128},
 }
 CHECKED = 8  # examples for the gradient check: enough to meet every term, few enough to be quick
 
@@ -100,6 +132,8 @@ def train(options: argparse.Namespace, signals: _Signals) -> int:
     for name, value in DEFAULTS[options.dataset].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.lr is None:
+        options.lr = OPTIMIZERS[options.optimizer]
     net, loss, optimizer = _ingredients(options, dataset)
     start_key, mode_key, check_key = jax.random.split(jax.random.key(options.seed), 3)
     state = start(net, optimizer, dataset.train.x, start_key)
@@ -111,6 +145,8 @@ def train(options: argparse.Namespace, signals: _Signals) -> int:
         epochs=options.epochs,
         batch_size=options.batch_size,
         gradient=options.gradient,
+        penalty=L2(options.l2) if options.l2 else None,
+        watch=options.watch,
         resume=state,
     )
 
@@ -144,6 +180,10 @@ def train(options: argparse.Namespace, signals: _Signals) -> int:
         f"test accuracy {result.accuracy:.2%} of {result.examples} examples, "
         f"loss {result.loss:.4f}, after {seconds:.1f} s of training"
     )
+    if options.watch and history:
+        # Half-way: at the end the learning rate, and so every update, is next to nothing.
+        middle = history[len(history) // 2]
+        print(f"the layers after {middle.epoch:.1f} epochs:\n{table(middle.layers or [])}")
     if options.picture is not None and history:
         epochs = [record for record in history if record.epoch.is_integer()] or history
         title = f"{dataset.name}: test accuracy {result.accuracy:.2%}"
@@ -168,13 +208,18 @@ def _ingredients(
     activation = ACTIVATIONS[options.activation]
     weight = he_normal if isinstance(activation, ReLU | LeakyReLU) else lecun_normal
     layers = [Flatten()] if dataset.train.x.ndim > 2 else []
+    layers += [Dropout(options.input_dropout)] if options.input_dropout else []
     for width in options.hidden:
-        layers += [Dense(width, weight=weight), activation]
+        # The shift of a batch normalisation is bias enough.
+        layers += [Dense(width, weight=weight, bias=not options.batch_norm)]
+        layers += [BatchNorm()] if options.batch_norm else []
+        layers += [activation]
+        layers += [Dropout(options.dropout)] if options.dropout else []
     net = Serial(*layers, Dense(dataset.classes, weight=weight))
     lr = options.lr
     if options.schedule == "cosine":
         lr = cosine(lr, max(1, options.epochs * (len(dataset.train.x) // options.batch_size)))
-    return net, SoftmaxCrossEntropy(), OPTIMIZERS[options.optimizer](lr)
+    return net, SoftmaxCrossEntropy(), getattr(optimizers, options.optimizer)(lr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jnn {version('jnn')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     defaults = "\n".join(
-        f"  {name:<8}--hidden {','.join(map(str, d['hidden'])):<13}--lr {d['lr']}  "
+        f"  {name:<8}--hidden {','.join(map(str, d['hidden'])):<13}"
         f"--epochs {d['epochs']:<5}--batch-size {d['batch_size']}"
         for name, d in DEFAULTS.items()
     )
@@ -209,14 +254,19 @@ def _parser() -> argparse.ArgumentParser:
         help="widths of the hidden layers, or the word none",
     )
     add("--activation", choices=ACTIVATIONS, default="relu", help="default: relu")
-    add("--optimizer", choices=OPTIMIZERS, default="momentum", help="default: momentum, mu 0.9")
-    add("--lr", type=_rate, metavar="X", help="learning rate at the first step")
+    add("--optimizer", choices=OPTIMIZERS, default="momentum", help="default: momentum")
+    rates = ", ".join(f"{name} {lr}" for name, lr in OPTIMIZERS.items())
+    add("--lr", type=_rate, metavar="X", help=f"learning rate at the first step (default: {rates})")
     add(
         "--schedule",
         choices=("cosine", "constant"),
         default="cosine",
         help="what becomes of it: falls to 0 at the end (default), or stays",
     )
+    add("--batch-norm", action="store_true", help="normalise before every activation")
+    add("--dropout", type=_fraction, metavar="P", help="drop so much after every activation")
+    add("--input-dropout", type=_fraction, metavar="P", help="drop so much of the inputs")
+    add("--l2", type=_rate, metavar="X", help="penalise the squares of the weights by X / 2")
     add("--epochs", type=_whole, metavar="N", help="passes over the training examples")
     add("--batch-size", type=_whole, metavar="N", help="examples for each step")
     add("--seed", type=_seed, metavar="N", default=0, help="all that is random follows; default: 0")
@@ -225,6 +275,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=GRADIENTS,
         default="backprop",
         help="hand-written (default), or jax.grad of the same network",
+    )
+    add(
+        "--watch",
+        type=_whole,
+        metavar="N",
+        help="measure every layer once in N steps, and say at the end what was amiss",
     )
     add(
         "--picture",
@@ -278,6 +334,16 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of widths such as 512,512, or none"
         ) from None
+
+
+def _fraction(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+    return rate
 
 
 def _rate(text: str) -> float:

@@ -32,8 +32,8 @@ class LayerStats(NamedTuple):
     dead: float | None  # the fraction of an activation's units without slope at every example
     saturated: float | None  # the fraction of a squashing function's outputs close to an end
     cotangent: float  # the root mean square of dy
-    gradient: float | None  # the norm of the gradient of the layer's weights
-    update: float | None  # the norm of their last update, relative to that of the weights
+    gradient: float | None  # the norm of the gradient of its weights, or of what it has
+    update: float | None  # the norm of its weights' last update, relative to that of the weights
 
 
 def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> list[LayerStats]:
@@ -119,15 +119,15 @@ def measured(
     """What `measure` and a run collect, as arrays by path; `named` makes it readable."""
     readings = tapped(net, loss, _read)(params, x, y, mode)
     for path, reading in readings.items():
-        if "gradient" in reading:
-            size = _norm(_weights(_at(params, path)))
+        if "gradient" in reading and (chosen := _weights(_at(params, path))):
+            size = _norm(chosen)
             reading["update"] = _norm(_weights(_at(updates, path))) / jnp.where(size, size, 1)
     return readings
 
 
 def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerStats]:
     """Readings as `LayerStats`, in the order of the network."""
-    blank = dict.fromkeys(LayerStats._fields[2:])
+    blank: dict[str, Any] = dict.fromkeys(LayerStats._fields[2:])
     return [
         LayerStats(path, leaf, **blank | {k: float(v) for k, v in readings[path].items()})
         for path, leaf in leaves(net)
@@ -150,14 +150,14 @@ def _read(seen: Seen) -> dict[str, jax.Array]:
             near = jnp.minimum(y - low, high - y) < EDGE * (high - low)
             found["saturated"] = near.mean(dtype=y.dtype)
     if jax.tree.leaves(seen.grads):
-        found["gradient"] = _norm(_weights(seen.grads))
+        found["gradient"] = _norm(_weights(seen.grads) or jax.tree.leaves(seen.grads))
     return found
 
 
 def _weights(params: Params) -> list[jax.Array]:
-    """Of the parameters of a layer the weights, or all where none of them is one."""
+    """Of the parameters of a layer those that are weights."""
     every, chosen = jax.tree.leaves(params), jax.tree.leaves(mask(params, weights))
-    return [leaf for leaf, is_weight in zip(every, chosen, strict=True) if is_weight] or every
+    return [leaf for leaf, is_weight in zip(every, chosen, strict=True) if is_weight]
 
 
 def _norm(arrays: Sequence[jax.Array]) -> jax.Array:

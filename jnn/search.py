@@ -219,6 +219,7 @@ def sweep(
     points, params, state = jax.tree.map(
         lambda v: v[order], (jax.device_get(points), states.params, states.state)
     )
+    points = {name: points[name] for name in space}  # jax.tree.map has sorted them
     accuracy = None if accuracy is None else accuracy[order]
     return Sweep(dict(space), points, value[order], accuracy, params, state)
 

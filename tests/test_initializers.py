@@ -64,6 +64,11 @@ FORMS = {
 }
 
 
+def named(initializer):
+    """For the ids of tests, which an address would make different in every process."""
+    return getattr(initializer, "__name__", str(initializer))
+
+
 def draw(initializer, shape, seed=0, dtype=jnp.float32):
     return initializer(jax.random.key(seed), shape, dtype)
 
@@ -100,7 +105,7 @@ def test_a_given_spread_does_not_depend_on_the_fans():
         assert abs(z.var() - 1) < 5 * np.sqrt(2 / z.size)
 
 
-@pytest.mark.parametrize("initializer", [*SCALED, *VALUES, zeros], ids=str)
+@pytest.mark.parametrize("initializer", [*SCALED, *VALUES, zeros], ids=named)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
 def test_the_dtype_is_the_one_asked_for(initializer, dtype, x64):
     made = jax.eval_shape(lambda key: initializer(key, (4, 6), dtype), jax.random.key(0))

@@ -8,11 +8,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_readmes_python_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(block, names)
     assert names["progress"].validation.accuracy > 0.96
+    assert names["found"].accuracy[0] > 0.9
     assert "gradients right" in capsys.readouterr().out
 
 

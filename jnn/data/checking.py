@@ -13,7 +13,7 @@ from jnn.losses import Loss, show_first
 
 def whole(name: str, value: Any) -> int:
     """The value as an int, if it is a whole number of at least 1 that steps can be counted in."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) < 2**31:
         raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to 2147483647")
     return int(value)
 

@@ -7,13 +7,14 @@ import jax
 import layers
 import mlp
 import optimizers
+import sweeps
 from harness import table
 
 names = sys.argv[1:]
 print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
-BENCHES = mlp.nets() | layers.leaves() | optimizers.checks()
+BENCHES = mlp.nets() | layers.leaves() | sweeps.sweeps() | optimizers.checks()
 for title, bench in BENCHES.items():
     if not names or any(name in title for name in names):
         result = bench()

@@ -34,7 +34,7 @@ def compare(rows: Sequence[Row], rounds: int = 9, seconds: float = 0.4) -> list[
     """Times every row once a round; each runs for about `seconds` in a round."""
     works, steps = [], []
     for row in rows:
-        count = 10
+        count = 1
         while (elapsed := _time(row.prepare(count))) < seconds / 4:
             count = int(count * min(10, 1.2 * seconds / 4 / elapsed)) + 1
         steps.append(max(1, round(count * seconds / elapsed)))

@@ -41,6 +41,7 @@ def bench(widths: tuple[int, ...], batch: int, n: int) -> list[Result]:
     contestants = [
         Jnn("jnn run, backprop", "backprop"),
         Jnn("jnn run, autodiff", "autodiff"),
+        Jnn("jnn run, backprop, every layer measured once in 50 steps", "backprop", watch=50),
         *(peer() for peer in (JaxLoop, LinenLoop, TorchLoop) if peer.installed()),
     ]
     with jax.enable_x64(True):
@@ -57,8 +58,8 @@ def bench(widths: tuple[int, ...], batch: int, n: int) -> list[Result]:
 class Jnn:
     """jnn's compiled run, in chunks of as many steps as a round asks for."""
 
-    def __init__(self, name: str, gradient: str):
-        self.name, self.gradient = name, gradient
+    def __init__(self, name: str, gradient: str, **options: Any):
+        self.name, self.gradient, self.options = name, gradient, options
 
     def net(self, weights: Weights) -> tuple[jnn.Layer, Any]:
         layers = [layer for w, _ in weights for layer in (jnn.Dense(w.shape[1]), jnn.ReLU())]
@@ -76,6 +77,7 @@ class Jnn:
         loss = jnn.SoftmaxCrossEntropy()
         state = jnn.training.start(net, OPTIMIZER, x, jax.random.key(0))._replace(params=params)
         options = {"batch_size": b, "gradient": self.gradient, "chunk": steps, "epochs": 10**6}
+        options |= self.options
         records = jnn.run(net, loss, OPTIMIZER, (x, y), resume=state, **options)
         next(records)
         return lambda: next(records).state.step.block_until_ready()

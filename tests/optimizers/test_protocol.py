@@ -78,9 +78,7 @@ def test_who_takes_the_loss():
     assert not any(takes_value(make(0.1)) for make in PLAIN.values())
 
 
-@pytest.mark.parametrize(
-    "wrap", [chain, average, reduce_on_plateau, lambda o: freeze(o, "b")], ids=str
-)
+@pytest.mark.parametrize("wrap", [chain, average, reduce_on_plateau, lambda o: freeze(o, "b")])
 def test_the_loss_reaches_those_within_who_take_it(wrap):
     got = []
 

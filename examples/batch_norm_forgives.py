@@ -4,24 +4,24 @@
 
 Three hidden layers of ReLUs learn the digits from He's weights times a factor, with and without
 batch norm, each at the best of the same learning rates for every factor. Batch norm undoes the
-factor in the forward pass, so that even a hundredth does no harm. It does not undo all: a gradient
-shrinks as weights grow, so from far too large ones its network learns slowly or hardly, and the
-last layer, which no batch norm follows, starts with scores that are as large.
+factor in the forward pass, so even a hundredth does little harm to the median, though the unlucky
+seeds suffer. It does not undo all: a gradient shrinks as weights grow, so from far too large ones
+its network hardly learns, and the last layer, which no batch norm follows, starts with scores that
+are as large.
 """
 
 import math
 import sys
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jnn
 
-SCALES = np.array([0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0], np.float32)
-RATES = np.array([0.03, 0.1, 0.3, 1.0], np.float32)
+SCALES = np.array([0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0], np.float32)
+RATES = np.array([0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], np.float32)
 DEPTH, STEPS, BATCH, GOAL = 3, 200, 32, 0.3
 loss = jnn.SoftmaxCrossEntropy()
 
@@ -53,7 +53,7 @@ def final_loss(
     return loss.forward(scores, y)[0]
 
 
-def main(picture: str = "batch_norm.png", *, seeds: int = 5) -> dict[str, np.ndarray]:
+def main(picture: str = "batch_norm.png", *, seeds: int = 3) -> dict[str, np.ndarray]:
     """Runs both grids, draws them, returns the final losses at the best rates, (seeds, scales)."""
     jnn.plots.check_new(picture)
     data = jnn.data.digits().train
@@ -74,14 +74,15 @@ def main(picture: str = "batch_norm.png", *, seeds: int = 5) -> dict[str, np.nda
         ax.fill_between(SCALES, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, lw=0)
     good = {name: SCALES[np.median(runs, axis=0) < GOAL] for name, runs in found.items()}
     sheet.suptitle(
-        f"a loss below {GOAL} after {STEPS} steps: "
-        + ", ".join(f"{name} from x {min(at):g} to x {max(at):g}" for name, at in good.items())
+        f"a loss below {GOAL} after {STEPS} steps:\n"
+        + ", ".join(f"{name} from x {min(at):g} to x {max(at):g}" for name, at in good.items()),
+        fontsize=11,
     )
     ax.axhline(math.log(10), color="#999999", lw=0.8)
-    ax.text(SCALES[0], math.log(10), "guessing", va="bottom", color="#777777", fontsize=9)
+    ax.text(0.6, math.log(10), "guessing", va="bottom", color="#777777", fontsize=9)
     ax.set(xscale="log", yscale="log", ylim=(0.01, 10))
     ax.set(xlabel="initial weights, times those of He", ylabel="training loss at the best rate")
-    ax.legend(frameon=False, loc="upper right")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(0, 0.6))
     jnn.plots.save(sheet, picture)
     print(f"picture in {picture}")
     return found

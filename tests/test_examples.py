@@ -111,6 +111,13 @@ def test_one_over_root_n_keeps_the_spread_and_relu_needs_root_two_over_n(tmp_pat
     assert max(last[name, "0.01"] for name in ("no activation", "tanh", "ReLU")) < 1e-6
 
 
+def test_batch_norm_forgives_small_weights_and_not_much_too_large_ones(tmp_path):
+    found = run("batch_norm_forgives", tmp_path, seeds=3)
+    plain, normed = (np.median(found[f"{name} batch norm"], axis=0) for name in ("without", "with"))
+    assert plain[3] < 0.3 and (plain[[0, 1, 5, 6]] > 2).all()
+    assert (normed[:6] < 0.3).all() and normed[6] > 1
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     untested = [path.stem for path in EXAMPLES.glob("*.py") if f'run("{path.stem}"' not in here]

@@ -118,6 +118,27 @@ def test_batch_norm_forgives_small_weights_and_not_much_too_large_ones(tmp_path)
     assert (normed[:6] < 0.3).all() and normed[6] > 1
 
 
+def test_one_pass_with_dropout_errs_as_seldom_as_the_average_but_is_too_sure(tmp_path):
+    found = run("dropout_is_an_ensemble", tmp_path, seeds=2)
+    loss, errors = np.mean(found["dropout"], axis=0)
+    assert abs(errors[0] - errors[-1]) < 0.02
+    assert loss[-1] < 0.8 * loss[0] < loss[0] < loss[1]
+    plain = np.mean(found["no dropout"][..., 0], axis=0)
+    assert loss[-1] < 0.8 * plain[0] and abs(errors[0] - plain[1]) < 0.03
+
+
+def test_optimizers_differ_much_in_valleys_and_little_on_the_digits(tmp_path):
+    found = run("optimizers_compared", tmp_path, seeds=2, looks=6)
+    for name in ("SGD", "momentum", "Nesterov"):  # these know no coordinates
+        assert abs(found[name].straight - found[name].turned) <= 2
+    assert found["Adagrad"].turned > 10 * found["Adagrad"].straight
+    turned = {name: result.turned for name, result in found.items()}
+    assert min(turned, key=lambda name: turned[name]) == "Nesterov"
+    assert turned["RMSprop"] > turned["SGD"] > 1.5 * turned["momentum"]
+    losses = [result.loss for result in found.values()]
+    assert max(losses) < 4 * min(losses)
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     untested = [path.stem for path in EXAMPLES.glob("*.py") if f'run("{path.stem}"' not in here]

@@ -134,7 +134,7 @@ def test_optimizers_differ_much_in_valleys_and_little_on_the_digits(tmp_path):
     assert found["Adagrad"].turned > 10 * found["Adagrad"].straight
     turned = {name: result.turned for name, result in found.items()}
     assert min(turned, key=lambda name: turned[name]) == "Nesterov"
-    assert turned["RMSprop"] > turned["SGD"] > 1.5 * turned["momentum"]
+    assert turned["RMSprop"] > turned["SGD"] > turned["momentum"]
     losses = [result.loss for result in found.values()]
     assert max(losses) < 4 * min(losses)
 

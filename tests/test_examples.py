@@ -88,6 +88,57 @@ def test_units_that_start_alike_stay_alike(tmp_path):
     assert result["sigmoid from random"].accuracy > result["sigmoid from zero"].accuracy + 0.3
 
 
+def test_centring_and_whitening_make_descent_short(tmp_path):
+    found = run("preprocessing_in_pictures", tmp_path)
+    for name in ("centred", "standardised", "decorrelated", "whitened"):
+        assert abs(found[name].mean).max() < 0.3 < abs(found["raw"].mean).min()
+    assert abs(found["decorrelated"].covariance[0, 1]) < 0.1 < found["centred"].covariance[0, 1]
+    np.testing.assert_allclose(found["standardised"].covariance.diagonal(), 1, atol=0.15)
+    np.testing.assert_allclose(found["whitened"].covariance, np.eye(2), atol=0.15)
+    np.testing.assert_allclose(found["whitened"].condition, 1, rtol=1e-3)
+    np.testing.assert_allclose(found["decorrelated"].condition, found["centred"].condition, 1e-3)
+    assert found["raw"].steps > 100 * found["centred"].steps > 1000 * found["whitened"].steps
+
+
+def test_one_over_root_n_keeps_the_spread_and_relu_needs_root_two_over_n(tmp_path):
+    found = run("spread_through_ten_layers", tmp_path, seeds=2)
+    last = {which: spread.all[-1] for which, spread in found.items()}
+    assert abs(last["no activation", "1/sqrt(n)"] - 1) < 0.1
+    assert 0.1 < last["tanh", "1/sqrt(n)"] < 0.4 < last["tanh", "sqrt(2/n)"] < 0.7
+    assert last["ReLU", "1/sqrt(n)"] < 2 * 2**-5
+    assert 0.5 < last["ReLU", "sqrt(2/n)"] < 1.2
+    assert found["ReLU", "sqrt(2/n)"].examples[-1] < 0.7 * last["ReLU", "sqrt(2/n)"]
+    assert max(last[name, "0.01"] for name in ("no activation", "tanh", "ReLU")) < 1e-6
+
+
+def test_batch_norm_forgives_small_weights_and_not_much_too_large_ones(tmp_path):
+    found = run("batch_norm_forgives", tmp_path, seeds=3)
+    plain, normed = (np.median(found[f"{name} batch norm"], axis=0) for name in ("without", "with"))
+    assert plain[3] < 0.3 and (plain[[0, 1, 5, 6]] > 2).all()
+    assert (normed[:6] < 0.3).all() and normed[6] > 1
+
+
+def test_one_pass_with_dropout_errs_as_seldom_as_the_average_but_is_too_sure(tmp_path):
+    found = run("dropout_is_an_ensemble", tmp_path, seeds=2)
+    loss, errors = np.mean(found["dropout"], axis=0)
+    assert abs(errors[0] - errors[-1]) < 0.02
+    assert loss[-1] < 0.8 * loss[0] < loss[0] < loss[1]
+    plain = np.mean(found["no dropout"][..., 0], axis=0)
+    assert loss[-1] < 0.8 * plain[0] and abs(errors[0] - plain[1]) < 0.03
+
+
+def test_optimizers_differ_much_in_valleys_and_little_on_the_digits(tmp_path):
+    found = run("optimizers_compared", tmp_path, seeds=2, looks=6)
+    for name in ("SGD", "momentum", "Nesterov"):  # these know no coordinates
+        assert abs(found[name].straight - found[name].turned) <= 2
+    assert found["Adagrad"].turned > 10 * found["Adagrad"].straight
+    turned = {name: result.turned for name, result in found.items()}
+    assert min(turned, key=lambda name: turned[name]) == "Nesterov"
+    assert turned["RMSprop"] > turned["SGD"] > turned["momentum"]
+    losses = [result.loss for result in found.values()]
+    assert max(losses) < 4 * min(losses)
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     untested = [path.stem for path in EXAMPLES.glob("*.py") if f'run("{path.stem}"' not in here]

@@ -218,7 +218,8 @@ def _ingredients(
     net = Serial(*layers, Dense(dataset.classes, weight=weight))
     lr = options.lr
     if options.schedule == "cosine":
-        lr = cosine(lr, max(1, options.epochs * (len(dataset.train.x) // options.batch_size)))
+        steps = options.epochs * (len(dataset.train.x) // options.batch_size)
+        lr = cosine(lr, min(max(1, steps), 2**31 - 1))  # `run` refuses what is more or less
     return net, SoftmaxCrossEntropy(), getattr(optimizers, options.optimizer)(lr)
 
 

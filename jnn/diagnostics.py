@@ -140,7 +140,7 @@ def _measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode)
 
 
 def _read(seen: Seen) -> dict[str, jax.Array]:
-    y, dy = (v.astype(accumulator(v.dtype)) for v in (seen.y, seen.dy))
+    y, dy = _numbers(seen.y), _numbers(seen.dy)
     found = {"mean": y.mean(), "spread": y.std(), "cotangent": jnp.sqrt(jnp.square(dy).mean())}
     if isinstance(seen.layer, Elementwise):
         slope = seen.layer.df(seen.cache, jnp.ones_like(seen.dy))
@@ -152,6 +152,12 @@ def _read(seen: Seen) -> dict[str, jax.Array]:
     if jax.tree.leaves(seen.grads):
         found["gradient"] = _norm(_weights(seen.grads) or jax.tree.leaves(seen.grads))
     return found
+
+
+def _numbers(tree: Tree) -> jax.Array:
+    """The numbers of a layer's output, be it one array or a tree of them, for accurate sums."""
+    arrays = [v.astype(accumulator(v.dtype)) for v in jax.tree.leaves(tree)]
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate([v.ravel() for v in arrays])
 
 
 def _weights(params: Params) -> list[jax.Array]:

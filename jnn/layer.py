@@ -208,6 +208,9 @@ def check_key(key: Any) -> None:
     """Refuses what is no JAX key, such as the number that one is made of."""
     if not hasattr(key, "dtype") or not hasattr(key, "shape"):
         raise ValueError(f"key is {key!r}; it must be a JAX key: jax.random.key({key!r})")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if key.shape != (() if typed else (2,)) or not (typed or key.dtype == jnp.uint32):
+        raise ValueError(f"key is {shape_of(key)}; it must be one JAX key: jax.random.key(seed)")
 
 
 def check_mode(layer: object, mode: Any) -> None:

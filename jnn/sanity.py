@@ -5,14 +5,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jnn.data.checking import checked, transformed, whole
 from jnn.evaluation import Evaluation, evaluation
 from jnn.layer import Eval, Layer
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer, momentum
+from jnn.optimizers.protocol import pair
 from jnn.penalties import Penalty
-from jnn.training import run, start
+from jnn.training import Diverged, checked_penalty, run, start
 
 LOUD = 2.0  # times the loss of a network that knows nothing: the scores start too large
 
@@ -73,9 +75,17 @@ def sanity(
     (True, 2.3026)
     """
     examples, steps = whole("examples", examples), whole("steps", steps)
-    x, y = (v[:1000] for v in checked("data", net, loss, data, transform))
+    optimizer = momentum(0.03) if optimizer is None else pair("sanity", optimizer)
+    checked_penalty(penalty)
+    x, y = checked("data", net, loss, data, transform)
+    counted = loss.counted(y)
+    if counted is not None:  # examples whose label is ignored would tell nothing
+        chosen = np.flatnonzero(np.asarray(counted).reshape(len(y), -1).any(axis=1))
+        if not len(chosen):
+            raise ValueError("data.y holds only ignored labels; there must be one that counts")
+        x, y = x[chosen], y[chosen]
+    x, y = x[:1000], y[:1000]
     few = x[:examples], y[:examples]
-    optimizer = optimizer or momentum(0.03)
     state = start(net, optimizer, jax.eval_shape(transformed, transform, x), key)
     initial = evaluation(net, loss, state.params, state.state, (x, y), transform).loss
     scores, _ = net.forward(state.params, transformed(transform, x), Eval(state.state))
@@ -92,8 +102,13 @@ def sanity(
         batch_size=len(few[0]),
         chunk=steps,
     )
-    *_, last = records
-    tiny = evaluation(net, loss, last.state.params, last.state.state, few, transform)
+    diverged = None
+    try:
+        *_, last = records
+        trained = last.state
+    except Diverged as error:
+        diverged, trained = error, error.state
+    tiny = evaluation(net, loss, trained.params, trained.state, few, transform)
 
     findings = []
     if not initial <= LOUD * expected:
@@ -104,7 +119,9 @@ def sanity(
     if penalised is not None and not penalised > initial:
         findings.append("the penalty does not raise the loss: it chooses no weights, or costs 0")
     learnt = tiny.loss <= initial / 100 if tiny.accuracy is None else tiny.accuracy == 1
-    if not learnt:
+    if diverged:
+        findings.append(f"trained on {len(few[0])} examples, {diverged}")
+    elif not learnt:
         findings.append(
             f"{len(few[0])} examples are not learnt by heart: look for labels that do not belong "
             "to their inputs, a wrong gradient, or another learning rate"

@@ -1,5 +1,6 @@
 """Hyper-parameters: many small runs as one compiled program, and a finder of learning rates."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.data.checking import checked, transformed, whole
+from jnn.data.checking import checked, checked_pair, transformed, whole
 from jnn.evaluation import means, scores
-from jnn.layer import Eval, Layer, Params, State, Tree
+from jnn.layer import Eval, Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.optimizers import Optimizer
 from jnn.optimizers.protocol import pair
 from jnn.report import follow
 from jnn.steps import Gradient, Recipe, RunState, advance, fresh
 from jnn.tables import table
-from jnn.training import GRADIENTS, Diverged, Progress, run
+from jnn.training import Diverged, Progress, checked_penalty, gradient_named, run
 
 BORDER = 0.05  # of a range: a best value nearer to an end suggests that better ones lie beyond
 
@@ -118,6 +119,8 @@ class Sweep:
 
     def zoom(self, factor: float = 3) -> dict[str, Range]:
         """A space of the same ranges, each `factor` times narrower, around the best trial."""
+        if np.isnan(self.loss[0]):
+            raise ValueError("every trial diverged, so there is none to zoom in on")
         narrowed = {}
         for name, value in self.best.items():
             old, half = self.space[name], 0.5 / factor
@@ -138,7 +141,7 @@ class Sweep:
                 str(i + 1),
                 *(f"{self.points[name][i]:.3e}" for name in names),
                 "diverged" if np.isnan(self.loss[i]) else f"{self.loss[i]:.4f}",
-                *(() if self.accuracy is None else (f"{self.accuracy[i]:.2%}",)),
+                *(() if self.accuracy is None else (_percent(self.accuracy[i]),)),
             )
             for i in range(len(self.loss))
         ]
@@ -184,21 +187,24 @@ def sweep(
     """
     trials, epochs = whole("trials", trials), whole("epochs", epochs)
     batch_size = whole("batch_size", batch_size)
-    if not isinstance(space, Mapping) or not all(isinstance(r, Range) for r in space.values()):
+    check_key(key)
+    ranges = isinstance(space, Mapping) and all(isinstance(r, Range) for r in space.values())
+    if not ranges or not space:
         raise ValueError(
             f"space is {space!r}; it must be a dict of ranges by name, such as "
             "{'lr': jnn.search.log_uniform(1e-4, 1)}"
         )
-    if isinstance(gradient, str) and gradient not in GRADIENTS:
-        raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
-    arrays = checked("data", net, loss, data, transform)
-    held_out = checked("validation", net, loss, validation, transform)
-    if batch_size > len(arrays[0]):
+    try:
+        inspect.signature(make).bind(**space)
+    except TypeError as error:
         raise ValueError(
-            f"batch_size is {batch_size}; the data hold only {len(arrays[0])} examples"
-        )
-    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
-    program = _Program(net, loss, make, gradient, batch_size)
+            f"make is {make!r}, which cannot be called with what space names, "
+            f"{sorted(space)}: {error}"
+        ) from None
+    arrays, held_out = checked_pair(net, loss, data, validation, transform, batch_size)
+    if held_out is None:
+        raise ValueError("validation is None; trials are ranked on it: give (x, y)")
+    program = _Program(net, loss, make, gradient_named(gradient), batch_size)
     point_key, run_key = jax.random.split(key)
     point_keys = jax.random.split(point_key, len(space))
     points = {
@@ -266,6 +272,9 @@ def find_learning_rate(
     True
     """
     steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
+    if taken := {"chunk", "epochs", "resume"} & options.keys():
+        raise ValueError(f"{', '.join(sorted(taken))}: the finder chooses these; leave them out")
+    checked("data", net, loss, data, options.get("transform"))
     ramp = Range(low, high)
     rates = ramp.at(np.arange(steps) / max(1, steps - 1))
     per_epoch = max(1, len(data[0]) // batch_size)
@@ -322,8 +331,21 @@ def ensemble(
     (3, 2)
     """
     if isinstance(params, list | tuple):
+        if not params or not isinstance(state, list | tuple) or len(state) != len(params):
+            raise ValueError(
+                f"params is a list of {len(params)}, and state must be one of as many, at least 1"
+            )
+        for i, member in enumerate(params):
+            if problem := unlike(member, params[0]):
+                raise ValueError(f"params[{i}] is of another network than params[0]: {problem}")
         params = jax.tree.map(lambda *v: jnp.stack(v), *params)
         state = jax.tree.map(lambda *v: jnp.stack(v), *state)
+    members = {v.shape[:1] for v in jax.tree.leaves((params, state))}
+    if len(members) != 1 or () in members:
+        raise ValueError(
+            "params and state are not stacked: their leaves must all begin with the same axis, one "
+            "entry for each member; or give lists of them"
+        )
     return _mean_prediction(net, probabilities, params, state, x)
 
 
@@ -341,7 +363,7 @@ class _Program(NamedTuple):
         # An optimizer is a pair as well, but its first is a function.
         both = isinstance(made, tuple) and len(made) == 2 and not callable(made[0])
         optimizer, penalty = made if both else (made, None)
-        optimizer = pair("make", optimizer)
+        optimizer, penalty = pair("make", optimizer), checked_penalty(penalty)
         return Recipe(self.net, self.loss, optimizer, self.gradient, self.batch_size, penalty)
 
 
@@ -398,6 +420,10 @@ def _epochs(
             validation=None,
             state=states,
         )
+
+
+def _percent(fraction: float) -> str:
+    return "" if np.isnan(fraction) else f"{fraction:.2%}"
 
 
 def _smoothed(losses: Sequence[float], keep: float = 0.8) -> np.ndarray:

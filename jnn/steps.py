@@ -1,5 +1,6 @@
 """The compiled part of a run: what a step does, and the loop that takes many."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -139,7 +140,15 @@ def unseen(
 def gradient_of(recipe: Recipe) -> ValueAndGrads:
     """f(params, x, y, mode) -> ((value, (cache, prediction)), grads) of a recipe."""
     penalty = () if recipe.penalty is None else (recipe.penalty,)
-    return recipe.gradient(_Watched(recipe.net), recipe.loss, *penalty)
+    parts = (_Watched(recipe.net), recipe.loss, *penalty)
+    try:
+        inspect.signature(recipe.gradient).bind(*parts)
+    except TypeError as error:
+        raise ValueError(
+            f"gradient is {recipe.gradient!r}, which cannot be called with "
+            f"({', '.join(('net', 'loss', 'penalty')[: len(parts)])}): {error}"
+        ) from None
+    return recipe.gradient(*parts)
 
 
 def _gradients(
@@ -161,25 +170,34 @@ def _gradients(
         return net_state, *found
 
     def add(carry: tuple[State, Tree], piece: Tree) -> tuple[tuple[State, Tree], None]:
-        net_state, total = carry
-        net_state, found = part(net_state, *piece)
-        weight = recipe.loss.weight(piece[1])
-        weight = jnp.ones(()) if weight is None else weight.sum()
+        (net_state, total), (weighs, counts, *batch) = carry, piece
+        net_state, (value, correct, grads) = part(net_state, *batch)
 
-        def scaled(t: jax.Array, v: jax.Array) -> jax.Array:
-            return t + weight.astype(t.dtype) * v.astype(t.dtype)
+        def plus(total: jax.Array, share: jax.Array, v: jax.Array) -> jax.Array:
+            return total + share.astype(total.dtype) * v.astype(total.dtype)
 
-        return (net_state, (total[0] + weight, jax.tree.map(scaled, total[1], found))), None
+        shares = weighs, counts, jax.tree.map(lambda _: weighs, grads)
+        return (net_state, jax.tree.map(plus, total, shares, (value, correct, grads))), None
 
+    shares = (
+        _shares(v, recipe.accumulate) for v in (recipe.loss.weight(y), recipe.loss.counted(y))
+    )
     x, y = (v.reshape(recipe.accumulate, -1, *v.shape[1:]) for v in (x, y))
-    # Parts weigh by what counts in them, which is alike but where labels are weighted or ignored.
     pieces = x, y, Train(jax.random.split(mode.key, recipe.accumulate))
     _, shapes = jax.eval_shape(part, s.state, *jax.tree.map(lambda v: v[0], pieces))
     zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), shapes)
-    (net_state, (weight, total)), _ = jax.lax.scan(add, (s.state, (jnp.zeros(()), zeros)), pieces)
-    share = 1 / jnp.where(weight, weight, 1)
-    mean = jax.tree.map(lambda t, v: (t * share.astype(t.dtype)).astype(v.dtype), total, shapes)
-    return net_state, *mean
+    (net_state, total), _ = jax.lax.scan(add, (s.state, zeros), (*shares, *pieces))
+    return net_state, *jax.tree.map(lambda t, v: t.astype(v.dtype), total, shapes)
+
+
+def _shares(each: jax.Array | None, parts: int) -> jax.Array:
+    """What every part of a batch weighs, (parts,), given what every example does; None: alike.
+
+    They sum to 1 even where no example weighs anything, so that a penalty is there once.
+    """
+    each = jnp.zeros(parts) if each is None else each.reshape(parts, -1).sum(axis=1)
+    total = each.sum()
+    return jnp.where(total, each / jnp.where(total, total, 1), 1 / parts)
 
 
 def _right(loss: Loss, prediction: Any, y: Any) -> jax.Array:

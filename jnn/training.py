@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.data.checking import check_parts, checked, transformed, whole
+from jnn.data.checking import check_parts, checked_pair, transformed, whole
 from jnn.diagnostics import LayerStats, named
 from jnn.evaluation import Evaluation, evaluation, scores
 from jnn.gradients import autodiff, backprop
@@ -25,7 +25,6 @@ from jnn.steps import (
     RunState,
     advance,
     fresh,
-    gradient_of,
     unseen,
 )
 
@@ -113,7 +112,7 @@ def run(
                            the compiled step; uint8 images can so stay bytes on the device
     penalty                what the weights cost, such as jnn.penalties.L2(1e-4); part of the loss
     gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
-                           signature of those two
+                           signature of those two; (net, loss, penalty) where there is a penalty
     accumulate             parts that a batch is cut into and whose gradients are averaged, to save
                            memory; the loss is then the mean of theirs
     watch                  measure every layer once in so many steps (`progress.layers`)
@@ -143,34 +142,18 @@ def run(
         raise ValueError(
             f"accumulate is {accumulate}, which does not divide the batch_size of {batch_size}"
         )
-    if isinstance(gradient, str) and gradient not in GRADIENTS:
-        raise ValueError(f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}")
-    if not isinstance(gradient, str) and not callable(gradient):
-        raise ValueError(
-            f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}, or a function such "
-            "as jnn.backprop"
-        )
-    optimizer = pair("run", optimizer)
-    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
-    if penalty is not None and not isinstance(penalty, Penalty):
-        raise ValueError(
-            f"penalty is {penalty!r}; it must be a penalty such as jnn.penalties.L2(1e-4)"
-        )
-    recipe = Recipe(net, loss, optimizer, gradient, batch_size, penalty, accumulate, watch)
-    gradient_of(recipe)  # refuses at once what it would refuse under jit
-
-    arrays = checked("data", net, loss, data, transform)
-    held_out = (
-        None if validation is None else checked("validation", net, loss, validation, transform)
+    recipe = Recipe(
+        net,
+        loss,
+        pair("run", optimizer),
+        gradient_named(gradient),
+        batch_size,
+        checked_penalty(penalty),
+        accumulate,
+        watch,
     )
-    if held_out is not None and _like_examples(held_out) != _like_examples(arrays):
-        raise ValueError(
-            f"validation has {_like_examples(held_out)} for each example and data "
-            f"{_like_examples(arrays)}; they must agree in shapes and dtypes"
-        )
+    arrays, held_out = checked_pair(net, loss, data, validation, transform, batch_size)
     n = len(arrays[0])
-    if batch_size > n:
-        raise ValueError(f"batch_size is {batch_size}; the data hold only {n} examples")
     if (key is None) == (resume is None):
         raise ValueError(
             f"key and resume are {'both' if resume else 'not'} given; give one of them: "
@@ -187,8 +170,6 @@ def run(
     state = jax.tree.map(lambda v: v if isinstance(v, jax.Array) else jnp.array(np.array(v)), state)
     if not all(bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(state.params)):
         raise ValueError("resume has parameters that are not finite; go on from an earlier state")
-    if penalty is not None:
-        jax.eval_shape(penalty.value, state.params)  # refuses a choice that fits no parameter
     if state.step == 0:
         state = state._replace(examples=jnp.int32(n), batch_size=jnp.int32(batch_size))
     if (state.examples, state.batch_size) != (n, batch_size):
@@ -203,7 +184,13 @@ def run(
         raise ValueError(
             f"resume has taken {state.step} steps and {epochs} epochs are {steps}; raise epochs"
         )
-    return _chunks(recipe, arrays, transform, state, epochs, held_out, chunk)
+    try:
+        seen = unseen(recipe, arrays, transform, state)
+    except NotImplementedError as error:
+        raise ValueError(f"watch is {watch}, which needs the backward pass: {error}") from None
+    # Traces a step, so that what any part of it refuses is refused at the call.
+    _advance.eval_shape(recipe, arrays, transform, state, seen, 0)
+    return _chunks(recipe, arrays, transform, state, seen, epochs, held_out, chunk)
 
 
 def fit(
@@ -258,6 +245,7 @@ def _chunks(
     data: tuple[jax.Array, jax.Array],
     transform: Any,
     state: RunState,
+    seen: Tree,
     epochs: int,
     validation: tuple[jax.Array, jax.Array] | None,
     chunk: int | None,
@@ -266,7 +254,6 @@ def _chunks(
     per_epoch = len(data[0]) // recipe.batch_size
     first = step = int(state.step)
     steps, total, layers = epochs * per_epoch, 0.0, None
-    seen = unseen(recipe, data, transform, state)
     # Compiles, so that the first chunk's speed is that of the steps.
     _advance(recipe, data, transform, state, seen, 0)
     length = chunk or 1
@@ -324,8 +311,25 @@ def _diverged(
     return Diverged(int(good.step), good)
 
 
-def _like_examples(data: tuple[jax.Array, jax.Array]) -> str:
-    return " and ".join(f"{v.dtype} {v.shape[1:]}" for v in data)
+def gradient_named(gradient: str | Gradient) -> Gradient:
+    """The gradient of that name, or the function itself."""
+    if isinstance(gradient, str) and gradient in GRADIENTS:
+        return GRADIENTS[gradient]
+    if isinstance(gradient, str) or not callable(gradient):
+        raise ValueError(
+            f"gradient is {gradient!r}; it must be one of {sorted(GRADIENTS)}, or a function such "
+            "as jnn.backprop"
+        )
+    return gradient
+
+
+def checked_penalty(penalty: Any) -> Penalty | None:
+    """The penalty, if it is one or None."""
+    if not isinstance(penalty, Penalty | None):
+        raise ValueError(
+            f"penalty is {penalty!r}; it must be a penalty such as jnn.penalties.L2(1e-4)"
+        )
+    return penalty
 
 
 _fresh = jax.jit(fresh, static_argnums=(0, 1, 2, 3))

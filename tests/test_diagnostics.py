@@ -1,5 +1,7 @@
 """What is said of the layers, and that watching a run does not disturb it."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -114,3 +116,37 @@ def test_a_resumed_run_reports_nothing_before_it_has_measured():
     first = run(chunk=5)[0].state
     records = run(watch=100, chunk=1, resume=first, key=None)
     assert all(record.layers is None for record in records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(jnn.Layer):
+    """Hands on two halves."""
+
+    def forward(self, params, x, mode):
+        return tuple(jnp.split(x, 2, axis=-1)), None
+
+    def pull(self, params, cache, dy):
+        return jnp.concatenate(dy, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Join(jnn.Layer):
+    """Puts two halves together."""
+
+    def forward(self, params, x, mode):
+        return jnp.concatenate(x, axis=-1), None
+
+    def pull(self, params, cache, dy):
+        return tuple(jnp.split(dy, 2, axis=-1))
+
+
+def test_an_output_of_several_arrays_counts_with_all_its_numbers():
+    x = jnp.arange(12.0).reshape(2, 6)
+    net = jnn.Serial(Split(), Join(), jnn.Dense(3))
+    first, *_ = measure(net, jnn.SoftmaxCrossEntropy(), *args(net, x))
+    assert first.mean == pytest.approx(5.5) and first.spread == pytest.approx(float(x.std()))
+
+
+def args(net, x):
+    params, state = net.init(jax.random.key(0), x)
+    return params, x, jnp.array([0, 2]), jnn.Eval(state)

@@ -4,7 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -137,6 +139,30 @@ def test_optimizers_differ_much_in_valleys_and_little_on_the_digits(tmp_path):
     assert turned["RMSprop"] > turned["SGD"] > turned["momentum"]
     losses = [result.loss for result in found.values()]
     assert max(losses) < 4 * min(losses)
+
+
+def test_annealing_pays_where_labels_are_noisy(tmp_path):
+    found = run("annealing", tmp_path)
+    last = {
+        labels: {name: result.accuracies[:, -1].mean() for name, result in results.items()}
+        for labels, results in found.items()
+    }
+    for name in found["noisy"].keys() - {"constant"}:
+        assert last["noisy"][name] > last["noisy"]["constant"] + 0.02
+        assert last["clean"][name] < last["clean"]["constant"] + 0.01
+    constant = found["noisy"]["constant"].accuracies.mean(axis=0)
+    assert constant[-1] < constant[0] - 0.01
+
+
+def test_uncorrected_adam_takes_long_first_steps(tmp_path):
+    found = run("adam_bias_correction", tmp_path, seeds=3, steps=150)
+    corrected, uncorrected = found["corrected"], found["uncorrected"]
+    t = np.arange(1, 101)
+    np.testing.assert_allclose(corrected.sizes, np.ones(100), rtol=1e-5)
+    formula = (1 - 0.9**t) / np.sqrt(1 - 0.999**t)
+    np.testing.assert_allclose(uncorrected.sizes, formula, rtol=1e-5)
+    ratio = np.median(uncorrected.losses, axis=0) / np.median(corrected.losses, axis=0)
+    assert (ratio[:3] < 0.7).all() and (ratio[-2:] > 2).all()
 
 
 def test_every_example_is_tested():

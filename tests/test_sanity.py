@@ -43,6 +43,19 @@ def test_a_network_that_cannot_learn_is_found():
     assert finding.startswith("20 examples are not learnt by heart")
 
 
+def test_a_rate_too_large_is_a_finding_and_no_error():
+    (finding,) = check(jnn.Serial(jnn.Dense(4)), optimizer=jnn.optimizers.sgd(1e38)).findings
+    assert finding.startswith("trained on 20 examples, the loss or the parameters were not finite")
+
+
+def test_examples_whose_label_is_ignored_are_passed_over():
+    loss = jnn.SoftmaxCrossEntropy(ignore=-1)
+    y = np.where(np.arange(60) < 50, -1, Y)
+    assert sanity(NET, loss, (X, y), key=jax.random.key(0), steps=200).tiny.examples == 10
+    with pytest.raises(ValueError, match="only ignored labels"):
+        sanity(NET, loss, (X, np.full(60, -1, np.int32)), key=jax.random.key(0))
+
+
 @dataclass(frozen=True)
 class Deaf(jnn.Layer):
     """Hears nothing of its input."""

@@ -69,6 +69,14 @@ def test_a_trial_that_diverged_is_last_and_said_so():
     assert str(got).splitlines()[-1 - len(got.warnings)].split()[2] == "diverged"
 
 
+def test_where_every_trial_diverged_the_table_says_so_and_nothing_is_zoomed_in_on():
+    nothing = np.array([np.nan])
+    lost = Sweep({"lr": uniform(0, 1)}, {"lr": np.ones(1)}, nothing, nothing, {}, {})
+    assert "diverged" in str(lost) and "nan" not in str(lost)
+    with pytest.raises(ValueError, match="every trial diverged"):
+        lost.zoom()
+
+
 def planted(lr):
     return Sweep({"lr": log_uniform(1e-4, 1)}, {"lr": np.array([lr])}, np.ones(1), None, {}, {})
 
@@ -118,6 +126,11 @@ def test_impossible_ranges_are_refused(low, high, log):
         ({"trials": 0}, "trials is 0"),
         ({"batch_size": 99}, "batch_size is 99; the data hold only 23"),
         ({"gradient": "forward"}, "gradient is 'forward'"),
+        ({"space": {}}, "space is"),
+        ({"space": {"rate": uniform(0, 1)}}, r"what space names, \['rate'\]: missing"),
+        ({"key": 0}, "key is 0"),
+        ({"validation": None}, "validation is None"),
+        ({"validation": (X[:, :2], Y)}, "validation has"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong, words):
@@ -166,3 +179,27 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(result):
     members = [result.member(i) for i in range(4)]
     listed = ensemble(NET, [p for p, _ in members], [s for _, s in members], X)
     np.testing.assert_array_equal(listed, stacked)
+
+
+@pytest.mark.parametrize(
+    "params, state, words",
+    [
+        ([], [], "at least 1"),
+        ([{}], {}, "one of as many"),
+        ([{"w": jnp.ones(2)}, {"w": jnp.ones(3)}], [{}, {}], r"params\[1\] is of another network"),
+        ({"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, {}, "not stacked"),
+    ],
+)
+def test_members_that_are_no_ensemble_are_refused(params, state, words):
+    with pytest.raises(ValueError, match=words):
+        ensemble(NET, params, state, X)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"chunk": 2}, "chunk: the finder chooses"), ({"data": None}, "pair of arrays")],
+)
+def test_what_the_finder_cannot_take_is_refused(options, words):
+    options = {"key": jax.random.key(0), "batch_size": 5, "data": (X, Y)} | options
+    with pytest.raises(ValueError, match=words):
+        find_learning_rate(NET, LOSS, jnn.optimizers.sgd, **options)

@@ -268,6 +268,7 @@ def test_wrong_data_are_refused_at_the_call_and_before_compilation(name):
         ({"chunk": -1}, "chunk is -1"),
         ({"gradient": "numeric"}, r"\['autodiff', 'backprop'\]"),
         ({"key": 0}, r"jax\.random\.key\(0\)"),
+        ({"key": jax.random.split(jax.random.key(0))}, r"key<fry> \(2,\); it must be one JAX key"),
         ({"key": None}, "not given"),
         ({"optimizer": 0.1}, "pair of functions"),
         ({"validation": (X, Y + 1)}, "lie outside"),
@@ -315,9 +316,55 @@ def test_a_transform_runs_within_the_step_and_in_evaluation():
     assert judged == inside.validation
 
 
-def test_what_is_no_transform_is_refused():
-    with pytest.raises(ValueError, match=r"transform is <.*it must be a fitted transform"):
-        records(transform=lambda x: x)
+class Opaque:
+    """A transform that is no pytree."""
+
+    def apply(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "transform, words",
+    [
+        (lambda x: x, "must be a fitted transform"),
+        (jnn.preprocessing.Standardize, "must be a fitted transform"),
+        (Opaque(), "transform is a Opaque, which JAX cannot look into"),
+    ],
+    ids=["function", "class", "opaque"],
+)
+def test_what_is_no_transform_is_refused(transform, words):
+    with pytest.raises(ValueError, match=words):
+        records(transform=transform)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward(jnn.Layer):
+    """Knows no way back."""
+
+    def forward(self, params, x, mode):
+        return jnp.sin(x), None
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"net": jnn.Serial(jnn.Dense(3), jnn.BatchNorm()), "batch_size": 1}, "at least 2"),
+        ({"optimizer": jnn.optimizers.adamw(1e-3, where="nope")}, "where is 'nope'"),
+        ({"net": jnn.Serial(Forward(), jnn.Dense(3))}, "Forward must define pull"),
+        (
+            {"net": jnn.Serial(Forward(), jnn.Dense(3)), "gradient": "autodiff", "watch": 2},
+            "watch is 2, which needs the backward pass",
+        ),
+        (
+            {"gradient": lambda net, loss: jnn.backprop(net, loss), "penalty": jnn.L2(1)},
+            r"cannot be called with \(net, loss, penalty\)",
+        ),
+    ],
+    ids=["batch norm", "where", "no backward", "watched", "penalty"],
+)
+def test_what_a_step_would_refuse_is_refused_at_the_call(options, words):
+    with pytest.raises((ValueError, NotImplementedError), match=words):
+        records(**options)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +376,17 @@ def test_accumulated_parts_give_the_gradient_of_the_batch(net):
     far = jax.tree.map(lambda a, b: float(abs(a - b).max()), whole.params, parts.params)
     assert (max(jax.tree.leaves(far)) < 1e-6) == close
     assert (whole.loss == pytest.approx(float(parts.loss), rel=1e-5)) == close
+
+
+@pytest.mark.parametrize("ignored", [2, 6])
+def test_accumulated_parts_with_a_penalty_are_the_batch_whatever_counts_in_them(ignored):
+    loss = jnn.SoftmaxCrossEntropy(ignore=-1, weights=(1.0, 2.0, 5.0))
+    y = np.where(np.arange(6) < ignored, -1, Y[:6])
+    options = {"batch_size": 6, "epochs": 1, "penalty": jnn.L2(0.1), "loss": loss}
+    whole, parts = (train((X[:6], y), accumulate=a, **options) for a in (1, 3))
+    chex.assert_trees_all_close(whole.state.params, parts.state.params, atol=1e-6)
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-6)
+    assert whole.accuracy == pytest.approx(parts.accuracy)
 
 
 def test_running_state_sees_every_part_in_turn():

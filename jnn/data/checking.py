@@ -56,10 +56,16 @@ def checked(
 the first being 3 at index 3; mend the data, or give the last layer more outputs
     """
     check_parts(net, loss)
-    if transform is not None and not hasattr(transform, "apply"):
+    fitted = hasattr(transform, "apply") and not isinstance(transform, type)
+    if transform is not None and not fitted:
         raise ValueError(
             f"transform is {transform!r}; it must be a fitted transform with a method apply(x), "
             "such as jnn.preprocessing.Standardize.fit(x)"
+        )
+    if any(leaf is transform for leaf in jax.tree.leaves(transform)):
+        raise ValueError(
+            f"transform is a {type(transform).__name__}, which JAX cannot look into; make it a "
+            "pytree, by jax.tree_util.register_dataclass for example"
         )
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
@@ -78,6 +84,29 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
     key = jax.eval_shape(jax.random.key, 0)
     loss.check_values(jax.eval_shape(predict, key, shape, transform), y)
     return _device(data[0], x), _device(data[1], y)
+
+
+def checked_pair(
+    net: Layer, loss: Loss, data: Any, validation: Any, transform: Any, batch_size: int
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array] | None]:
+    """`data` and, where given, `validation`, both checked; the first must fill a batch."""
+    arrays = checked("data", net, loss, data, transform)
+    if batch_size > len(arrays[0]):
+        raise ValueError(
+            f"batch_size is {batch_size}; the data hold only {len(arrays[0])} examples"
+        )
+    if validation is None:
+        return arrays, None
+    held_out = checked("validation", net, loss, validation, transform)
+    got, want = (
+        " and ".join(f"{v.dtype} {v.shape[1:]}" for v in pair) for pair in (held_out, arrays)
+    )
+    if got != want:
+        raise ValueError(
+            f"validation has {got} for each example and data {want}; they must agree in shapes and "
+            "dtypes"
+        )
+    return arrays, held_out
 
 
 def _host(name: str, v: Any) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Taps see what passes through every leaf, and change nothing."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import toys
-from agreement import assert_agree
 
 import jnn
 from jnn.taps import tapped
@@ -47,7 +47,8 @@ def test_every_leaf_is_seen_with_its_output_cotangent_and_gradients(x64):
         (grads["dense1"], {}, {}, grads["block"]["head"]),
         strict=True,
     ):
-        assert_agree(got[path], (y, dy, g), 1e-12)
+        # The gradient of a bias before a centring is 0 in truth, a few roundings in fact.
+        chex.assert_trees_all_close(got[path], (y, dy, g), rtol=1e-12, atol=1e-15)
 
 
 def test_a_lone_leaf_is_a_network(x64):

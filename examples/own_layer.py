@@ -36,6 +36,7 @@ class Swish(Careless):
 
 def main(picture: str = "own_layer.png") -> tuple[bool, bool]:
     """Checks both, trains both, draws both; returns the verdicts on the careless and the right."""
+    jnn.plots.check_new(picture)
     data, loss = jnn.data.digits(), jnn.SoftmaxCrossEntropy()
     x, y = (v[:8] for v in data.train)
     verdicts, losses = [], {}

@@ -28,6 +28,7 @@ def saliency(params, x):
 
 def main(picture: str = "saliency.png") -> float:
     """Trains, draws, and returns the share of the winning scores that x dx accounts for."""
+    jnn.plots.check_new(picture)
     data, loss = jnn.data.digits(), jnn.SoftmaxCrossEntropy()
     params, _, _ = jnn.fit(
         net,

@@ -31,6 +31,7 @@ def step(params, state, x, y):
 
 def main(picture: str = "spiral.png") -> float | None:
     """Trains, draws, and returns the test accuracy."""
+    jnn.plots.check_new(picture)
     data = jnn.data.spiral()
     x, y = map(jnp.asarray, data.train)
     params, _ = net.init(jax.random.key(0), x)

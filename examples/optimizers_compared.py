@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jnn
@@ -55,7 +56,7 @@ def path(name: str, axes: jax.Array, start: jax.Array, lr: jax.Array) -> Any:
     descent = METHODS[name][0](lambda _: lr)
 
     def value(at: jax.Array) -> jax.Array:
-        return (CURVATURES * (axes @ at) ** 2).sum() / 2
+        return (jnp.asarray(CURVATURES) * (axes @ at) ** 2).sum() / 2
 
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
         at, state = carry

@@ -75,7 +75,7 @@ def sanity(
     (True, 2.3026)
     """
     examples, steps = whole("examples", examples), whole("steps", steps)
-    optimizer = momentum(0.03) if optimizer is None else pair("sanity", optimizer)
+    trainer = pair("sanity", optimizer or momentum(0.03))
     checked_penalty(penalty)
     x, y = checked("data", net, loss, data, transform)
     counted = loss.counted(y)
@@ -84,7 +84,7 @@ def sanity(
         x, y = x[chosen], y[chosen]
     x, y = x[:1000], y[:1000]
     few = x[:examples], y[:examples]
-    state = start(net, optimizer, jax.eval_shape(transformed, transform, x), key)
+    state = start(net, trainer, jax.eval_shape(transformed, transform, x), key)
     initial = evaluation(net, loss, state.params, state.state, (x, y), transform).loss
     scores, _ = net.forward(state.params, transformed(transform, x), Eval(state.state))
     expected = float(loss.forward(jnp.zeros_like(scores), y)[0])
@@ -92,7 +92,7 @@ def sanity(
     records = run(
         net,
         loss,
-        optimizer,
+        trainer,
         few,
         resume=state,
         transform=transform,

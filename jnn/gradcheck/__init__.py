@@ -1,6 +1,18 @@
 """Are the gradients right? Hand-written ones against `jax.grad` and finite differences."""
 
 from jnn.gradcheck.finite_differences import Slope, slope
+from jnn.gradcheck.functions import check_gradients
 from jnn.gradcheck.network import GradientCheck, LeafCheck, check_network
+from jnn.gradcheck.report import Finding, Report, WrongGradient
 
-__all__ = ["GradientCheck", "LeafCheck", "Slope", "check_network", "slope"]
+__all__ = [
+    "Finding",
+    "GradientCheck",
+    "LeafCheck",
+    "Report",
+    "Slope",
+    "WrongGradient",
+    "check_gradients",
+    "check_network",
+    "slope",
+]

@@ -1,0 +1,85 @@
+"""What a check found, to be read by people and by programs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CAUSES = {
+    "scale": "the gradient is a constant times what it must be",
+    "sign": "it has the wrong sign",
+    "transpose": "it is transposed",
+    "permutation": "its entries are in another order",
+    "swapped": "it is the gradient of another argument",
+    "zero": "it is 0",
+    "extra-term": "something that is known by name has been added",
+    "missing-term": "something that is known by name has been left out",
+    "some-examples": "only some of the examples count",
+    "some-elements": "it is wrong at some elements and right at all others",
+    "edge": "the derivative along one path of the forward is cut or scaled",
+    "local-derivative": "the derivative of one operation is another function",
+    "nonlinear": "it is not linear in the cotangent",
+    "ignores-cotangent": "it does not depend on the cotangent",
+    "constant-term": "it is not 0 where the cotangent is",
+    "precision": "more digits are lost than need be",
+    "nonfinite": "it holds NaN or infinity",
+    "structure": "what comes back has not the structure, shapes or dtypes of the arguments",
+    "nondeterministic": "a second call, a compiled or a vmapped one gives something else",
+    "primal-mismatch": "the forward under differentiation returns something else",
+    "unexplained": "it is wrong in none of these ways",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one gradient."""
+
+    path: str  # such as args[0]['w']; "" where it concerns no argument
+    cause: str  # a key of CAUSES
+    message: str
+    indices: tuple[tuple[int, ...], ...] = ()  # of wrong elements, the worst first
+    source: str = ""  # file:line of the forward expression whose derivative is wrong
+    regime: str = "given"
+
+
+class WrongGradient(AssertionError):
+    """What `Report.raise_if_failed` raises; its text is the report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on a function's gradients: true where nothing is wrong, and readable as a page.
+
+    findings     what is wrong
+    power        for each argument, the smallest relative error that would have been found
+    regimes      at which kinds of values it was looked at
+    notes        what is not wrong but worth knowing, such as the choice at a kink
+    """
+
+    findings: tuple[Finding, ...]
+    power: Mapping[str, float]
+    regimes: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        return not self.findings
+
+    def __str__(self) -> str:
+        if self:
+            weakest = max(self.power.values(), default=0.0)
+            lines = [
+                f"gradients right: {len(self.power)} at {', '.join(self.regimes)} values; a "
+                f"relative error of {weakest:.0e} in any of them would have been found"
+            ]
+        else:
+            lines = [f"gradients WRONG: {len(self.findings)} findings"]
+        for f in self.findings:
+            lines.append(f"  {f.path or 'the function'}: {f.cause}, at {f.regime} values")
+            lines.append(f"    {f.message}" + (f" ({f.source})" if f.source else ""))
+            if f.indices:
+                shown = ", ".join(str(list(i)) for i in f.indices[:5])
+                lines.append(f"    worst at {shown}" + (" ..." if len(f.indices) > 5 else ""))
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def raise_if_failed(self) -> None:
+        """Raises WrongGradient, whose text is the report, where there are findings."""
+        if not self:
+            raise WrongGradient(str(self))

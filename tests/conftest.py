@@ -4,14 +4,11 @@
 (n, ..., out) by design. The tests of losses switch it on, for there nothing is broadcast.
 """
 
-import os
 from collections.abc import Iterator
 
 import jax
 import pytest
 
-# Most of the time goes into compiling programs that run once. XLA_FLAGS= tests what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # No array changes its dtype unless jnn says so.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

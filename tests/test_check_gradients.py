@@ -100,6 +100,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_gradients_pass_everywhere_with_power(name):
     f, *args = RIGHT[name]
@@ -199,6 +200,7 @@ WRONG = {
 DOUBLED = elementwise(jnp.sin, lambda x: 2 * jnp.cos(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_gradients_are_caught_and_their_cause_is_named(name):
     f, args, cause, words = WRONG[name]

@@ -123,6 +123,7 @@ def test_the_cache_has_one_structure_so_that_cond_can_choose_the_mode(row):
     jax.eval_shape(forward, True, params, x, jax.random.key(1), state)
 
 
+@pytest.mark.slow
 @over_table
 def test_jit_changes_nothing(row, x64):
     params, _, x, dy = jax.device_put(example(row, jnp.float64))
@@ -130,6 +131,7 @@ def test_jit_changes_nothing(row, x64):
     assert_agree(compiled(row.layer, params, x, dy, train()), eager, FLOAT64)
 
 
+@pytest.mark.slow
 @over_table
 def test_vmap_is_a_loop(row, x64):
     params, _, x, dy = three(example(row, jnp.float64))
@@ -159,6 +161,7 @@ def scanned(layer, params, x, dy, keys):
     return y, grads, dx
 
 
+@pytest.mark.slow
 @over_table
 def test_scan_is_a_loop_and_stacks_caches(row, x64):
     params, _, x, dy = example(row, jnp.float64)

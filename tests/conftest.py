@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-
 # No array changes its dtype unless jnn says so.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # No key is used twice.

@@ -111,4 +111,7 @@ def main(picture: str = "adam.png", *, seeds: int = 5, steps: int = 300) -> dict
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

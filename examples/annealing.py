@@ -116,4 +116,7 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -102,4 +102,7 @@ def main(picture: str = "dead.png", *, seeds: int = 5) -> dict[str, Outcome]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

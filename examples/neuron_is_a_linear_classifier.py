@@ -98,4 +98,7 @@ def main(picture: str = "neuron.png") -> dict[str, Line]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -67,4 +67,7 @@ def main(picture: str = "own_layer.png") -> tuple[bool, bool]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

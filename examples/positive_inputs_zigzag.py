@@ -112,4 +112,7 @@ def main(picture: str = "zigzag.png", *, seeds: int = 9) -> Found:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

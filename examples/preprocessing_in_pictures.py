@@ -86,7 +86,7 @@ def main(picture: str = "preprocessing.png") -> dict[str, Cloud]:
         ax.axvline(0, color="#999999", lw=0.8, zorder=0)
         ax.set(xticks=range(-10, 11, 5), yticks=range(-10, 11, 5))
         ax.set(xlim=(-10, 10), ylim=(-10, 10), aspect="equal")
-        ax.set_title(f"{name}\nvariances {a:.2f} and {c:.2f}, covariance {abs(b):.2f}", fontsize=10)
+        ax.set_title(f"{name}\nvariances {a:.2f} and {c:.2f}, covariance {b:.2f}", fontsize=10)
     bars = axes[-1].barh(list(found), [cloud.steps for cloud in found.values()])
     axes[-1].bar_label(bars, padding=3)
     axes[-1].invert_yaxis()

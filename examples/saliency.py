@@ -58,4 +58,7 @@ def main(picture: str = "saliency.png") -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -83,4 +83,7 @@ def main(picture: str = "sigmoid_chain.png", *, seeds: int = 5) -> dict[tuple[st
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

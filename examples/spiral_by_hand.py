@@ -53,4 +53,7 @@ def main(picture: str = "spiral.png") -> float | None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -99,4 +99,7 @@ def main(picture: str = "tanh.png", *, seeds: int = 5, looks: int = 90) -> dict[
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -87,4 +87,7 @@ def main(picture: str = "zero_weights.png", *, epochs: int = 20) -> dict[str, Ou
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FileExistsError as error:
+        sys.exit(str(error))

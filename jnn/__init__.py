@@ -53,9 +53,10 @@ from jnn.losses import (
     SquaredError,
 )
 from jnn.penalties import L1, L2, ElasticNet
+from jnn.rates import find_learning_rate
 from jnn.report import summary
 from jnn.sanity import sanity
-from jnn.search import ensemble, find_learning_rate, sweep
+from jnn.search import ensemble, sweep
 from jnn.training import Diverged, fit, run
 
 __all__ = [

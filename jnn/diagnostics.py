@@ -57,13 +57,16 @@ def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) 
     return named(net, jax.device_get(_measure(net, loss, params, x, y, mode)))
 
 
-def judge(layers: Sequence[LayerStats]) -> list[str]:
+def judge(layers: Sequence[LayerStats] | None) -> list[str]:
     """What is wrong with the layers, a sentence each, worst layers as they come; often nothing.
 
     It speaks where over half of the units are dead or of the outputs saturated, where updates are
-    not between 1e-5 and 1e-1 of the weights, where cotangents differ 10,000-fold between layers or
-    the spread of the outputs does, and where a number is not finite.
+    not between 1e-5 and 1e-1 of the weights (none at all is a frozen layer's), where cotangents or
+    the spread of the outputs differ 10,000-fold between layers, and where a number is not finite.
+    Raises ValueError where `layers` is None, as in a Progress before anything was measured.
     """
+    if layers is None:
+        raise ValueError("layers is None: nothing was measured yet; give jnn.run a lower `watch`")
     words = []
     for layer in layers:
         say = partial("{}: {}".format, layer.path)
@@ -85,7 +88,8 @@ def judge(layers: Sequence[LayerStats]) -> list[str]:
                     "weights or normalise its input"
                 )
             )
-        if layer.update is not None and not SLOW <= layer.update <= FAST:
+        # Exactly 0 it is where a layer is frozen, and meant to be.
+        if layer.update and not SLOW <= layer.update <= FAST:
             much, mend = ("only ", "raise") if layer.update < SLOW else ("", "lower")
             words.append(
                 say(
@@ -96,8 +100,9 @@ def judge(layers: Sequence[LayerStats]) -> list[str]:
     return words + _compared(layers)
 
 
-def table(layers: Sequence[LayerStats]) -> str:
+def table(layers: Sequence[LayerStats] | None) -> str:
     """The statistics as lines of text, and what `judge` says of them."""
+    words = judge(layers)
     head = ("layer", "mean", "spread", "dead", "saturated", "cotangent", "gradient", "update")
     rows = [
         (
@@ -108,9 +113,9 @@ def table(layers: Sequence[LayerStats]) -> str:
             f"{layer.cotangent:.1e}",
             *("" if v is None else f"{v:.1e}" for v in (layer.gradient, layer.update)),
         )
-        for layer in layers
+        for layer in layers or ()
     ]
-    return "\n".join([tables.table(head, rows), *judge(layers)])
+    return "\n".join([tables.table(head, rows), *words])
 
 
 def measured(

@@ -45,7 +45,11 @@ def mask(params: Params, where: Where) -> Tree:
     paths = [_dotted(path) for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
-            raise ValueError(f"where is {pattern!r}, which fits none of the parameters {paths}")
+            inner = any(path.startswith(f"{pattern}.") for path in paths)
+            mend = f"; for all of {pattern} it is '{pattern}.*'" if inner else ""
+            raise ValueError(
+                f"where is {pattern!r}, which fits none of the parameters {paths}{mend}"
+            )
     return mask(params, lambda path, _: any(fnmatchcase(path, p) for p in patterns))
 
 

@@ -27,22 +27,19 @@ finite; `apply` and `invert` where the last axes of their input are not those th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from numbers import Real
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.tree_util import register_dataclass
 
+from jnn.data.statistics import Statistics, nonzero
 from jnn.layer import shape_of
 from jnn.precision import accumulator
-
-BLOCK = 1 << 22  # how many numbers `fit` holds in float64 at a time
 
 
 class Transform:
@@ -53,6 +50,9 @@ class Transform:
     >>> z.tolist(), t.invert(z).tolist()
     ([5.0, 6.0], [7.0, 8.0])
     """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {shape_of(jax.ShapeDtypeStruct(self._taken, float))}"
 
     def apply(self, x: Any) -> jax.Array:
         """z, from any x whose last axes are those that were fitted."""
@@ -98,7 +98,7 @@ class Transform:
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Center(Transform):
     """Mean subtraction: every feature gets mean zero.
 
@@ -120,7 +120,7 @@ class Center(Transform):
     @classmethod
     def fit(cls, x: Any, *, channels: bool = False) -> Self:
         """The transform that centres `x`."""
-        return cls(*_Data(cls, x, channels).center())
+        return cls(*Statistics(cls, x, channels).center())
 
     @property
     def _taken(self) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ class Center(Transform):
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Standardize(Transform):
     """Every feature gets mean zero and variance one.
 
@@ -155,8 +155,8 @@ class Standardize(Transform):
     @classmethod
     def fit(cls, x: Any, *, channels: bool = False) -> Self:
         """The transform that standardises `x`."""
-        data = _Data(cls, x, channels)
-        std = _nonzero(np.sqrt(data.variance()), data.dtype)
+        data = Statistics(cls, x, channels)
+        std = nonzero(np.sqrt(data.variance()), data.dtype)
         return cls(Center(*data.center()), jnp.asarray(std.reshape(data.shape)))
 
     @property
@@ -171,7 +171,7 @@ class Standardize(Transform):
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MinMax(Transform):
     """Every feature is stretched so that the training data fill [-1, 1].
 
@@ -193,9 +193,8 @@ class MinMax(Transform):
     @classmethod
     def fit(cls, x: Any, *, channels: bool = False) -> Self:
         """The transform that stretches `x`."""
-        data = _Data(cls, x, channels)
-        # Rounded first and then subtracted, as x will be, so that no quotient can exceed 1, be it
-        # a product with 1 / span: that is how compilers like to divide.
+        data = Statistics(cls, x, channels)
+        # Rounded first and then subtracted, as x will be: the greatest x - low is span itself.
         low, high = (
             f(data.rows, axis=0).astype(data.dtype).reshape(data.shape) for f in (np.min, np.max)
         )
@@ -207,7 +206,11 @@ class MinMax(Transform):
 
     def _apply(self, x: jax.Array) -> jax.Array:
         low, span = self.low.astype(x.dtype), self.span.astype(x.dtype)
-        return jnp.where(span > 0, 2 * ((x - low) / jnp.where(span > 0, span, 1)) - 1, x - low)
+        v = x - low
+        share = v / jnp.where(span > 0, span, 1)
+        # Processors divide with an error of up to 2 ulps, which must carry no data beyond 1.
+        share = jnp.where(v < span, jnp.minimum(share, 1), jnp.where(v == span, 1, share))
+        return jnp.where(span > 0, 2 * share - 1, v)
 
     def _invert(self, z: jax.Array) -> jax.Array:
         low, span = self.low.astype(z.dtype), self.span.astype(z.dtype)
@@ -215,7 +218,7 @@ class MinMax(Transform):
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PCA(Transform):
     """Principal component analysis: coordinates along the axes of largest variance.
 
@@ -243,7 +246,7 @@ class PCA(Transform):
     @classmethod
     def fit(cls, x: Any, k: int | None = None) -> Self:
         """The transform to the first `k` components of `x`."""
-        data = _Data(cls, x)
+        data = Statistics(cls, x)
         basis, variance = (v.astype(data.dtype) for v in data.components(k))
         return cls(Center(*data.center()), jnp.asarray(basis), jnp.asarray(variance))
 
@@ -266,7 +269,7 @@ class PCA(Transform):
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Whiten(Transform):
     """PCA with every coordinate divided by its spread: the covariance becomes the identity.
 
@@ -293,10 +296,10 @@ class Whiten(Transform):
         """The transform that whitens the first `k` components of `x`."""
         if not isinstance(eps, Real) or not 0 <= float(eps) < math.inf:
             raise ValueError(f"Whiten: eps is {eps!r}; it must be a finite number of at least 0")
-        data = _Data(cls, x)
+        data = Statistics(cls, x)
         basis, variance = data.components(k)
         noise = max(data.rows.shape) * np.finfo(np.float64).eps * variance[0]
-        scale = _nonzero(np.sqrt(np.where(variance > noise, variance, 0) + eps), data.dtype)
+        scale = nonzero(np.sqrt(np.where(variance > noise, variance, 0) + eps), data.dtype)
         basis, variance = (jnp.asarray(v.astype(data.dtype)) for v in (basis, variance))
         return cls(PCA(Center(*data.center()), basis, variance), jnp.asarray(scale))
 
@@ -316,7 +319,7 @@ class Whiten(Transform):
 
 
 @register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chain(Transform):
     """Several transforms, one after the other; `invert` goes back in reverse.
 
@@ -351,97 +354,6 @@ class Chain(Transform):
         for transform in reversed(self.transforms):
             z = transform.invert(z)
         return z
-
-
-class _Data:
-    """Training data on the host as a matrix, and its statistics in float64."""
-
-    def __init__(self, cls: type, x: Any, channels: bool = False):
-        self.who = f"{cls.__name__}.fit"
-        x = _checked(self.who, x)
-        if channels and x.ndim < 2:
-            raise ValueError(f"{self.who}: x is {shape_of(x)}; channels need an axis: (n, ..., c)")
-        self.shape = x.shape[-1:] if channels else x.shape[1:]
-        self.rows = x.reshape(-1, math.prod(self.shape))
-        self.dtype = _kept(x.dtype)
-        # Everything is measured from the first row: no offset takes digits away, and what is
-        # constant deviates by exactly nothing.
-        self.first, self.shift = np.zeros(()), np.zeros(())
-        self.first = next(self._blocks())[0]
-        self.shift = self._mean(lambda block: block.sum(axis=0))
-
-    def center(self) -> tuple[jax.Array, jax.Array]:
-        """The mean as a sum of two numbers of the dtype that is kept."""
-        mean = self.first + self.shift
-        near = mean.astype(self.dtype)
-        rest = ((self.first - near) + self.shift).astype(self.dtype)
-        return jnp.asarray(near.reshape(self.shape)), jnp.asarray(rest.reshape(self.shape))
-
-    def variance(self) -> np.ndarray:
-        return self._mean(lambda block: (block**2).sum(axis=0))
-
-    def components(self, k: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The first k axes of largest variance, as columns, and the variances along them."""
-        n, d = self.rows.shape
-        k, most = min(n, d) if k is None else k, min(n, d)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
-            raise ValueError(
-                f"{self.who}: k is {k!r}; it must be an integer from 1 to {most}, "
-                f"as x has {n} examples of {d} features"
-            )
-        if n < d:  # there may be too many features for a matrix of all their covariances
-            _, s, vt = np.linalg.svd(np.concatenate([*self._blocks()]), full_matrices=False)
-            basis, variance = vt[:k].T, s[:k] ** 2 / n
-        else:
-            variance, basis = np.linalg.eigh(self._mean(lambda block: block.T @ block))
-            basis, variance = basis[:, ::-1][:, :k], np.maximum(variance[::-1][:k], 0)
-        largest = basis[np.abs(basis).argmax(axis=0), np.arange(k)]
-        return np.where(largest < 0, -basis, basis), variance
-
-    def _mean(self, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The mean over the rows of what `total` sums over a block of them."""
-        return reduce(np.add, map(total, self._blocks())) / len(self.rows)
-
-    def _blocks(self) -> Iterator[np.ndarray]:
-        """The rows in float64, less their mean; rounded first to what `apply` will see."""
-        step = max(1, BLOCK // self.rows.shape[1])
-        for begin in range(0, len(self.rows), step):
-            block = self.rows[begin : begin + step].astype(self.dtype).astype(np.float64)
-            yield block - self.first - self.shift
-
-
-def _checked(who: str, x: Any) -> np.ndarray:
-    """The data on the host, if they are fit to be fitted to."""
-    if isinstance(x, Tracer):
-        raise ValueError(f"{who}: x is traced; fit looks at values: call it outside jit and vmap")
-    if isinstance(x, np.ma.MaskedArray):
-        raise ValueError(f"{who}: x is a masked array; fill it or drop what is masked")
-    x = np.asarray(x)
-    real = any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-    if not real or x.ndim == 0:
-        raise ValueError(f"{who}: x is {shape_of(x)}; it must be an array of numbers, (n, ...)")
-    if x.size == 0:
-        raise ValueError(f"{who}: x is {shape_of(x)}, which is empty; there must be an example")
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        with np.errstate(over="ignore"):
-            bad = ~np.isfinite(x.astype(_kept(x.dtype), copy=False))
-        if bad.any():
-            raise ValueError(
-                f"{who}: x holds {bad.sum()} numbers that are not finite in {_kept(x.dtype)}, the "
-                f"first at index {tuple(np.argwhere(bad)[0].tolist())}; remove or fill them"
-            )
-    return x
-
-
-def _kept(dtype: np.dtype) -> np.dtype:
-    """The dtype in which statistics of data of `dtype` are kept."""
-    return np.dtype("f8" if jax.dtypes.canonicalize_dtype(dtype) == np.float64 else "f4")
-
-
-def _nonzero(scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`scale` in the dtype to be kept, with 1 for what is zero there, or as good as that."""
-    scale = scale.astype(dtype)
-    return np.where(scale < np.finfo(dtype).tiny, np.ones_like(scale), scale)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -112,7 +112,7 @@ def sanity(
     if not initial <= LOUD * expected:
         findings.append(
             f"the initial loss is {initial / expected if expected else math.inf:.1f} times what no "
-            "knowledge costs: choose smaller initial weights for the last layer"
+            "knowledge costs: standardise the data, or start the last layer from smaller weights"
         )
     if penalised is not None and not penalised > initial:
         findings.append("the penalty does not raise the loss: it chooses no weights, or costs 0")

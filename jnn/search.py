@@ -1,4 +1,4 @@
-"""Hyper-parameters: many small runs as one compiled program, and a finder of learning rates."""
+"""Hyper-parameters: many small runs as one compiled program, and ensembles of their networks."""
 
 import inspect
 import math
@@ -13,16 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.data.checking import checked, checked_pair, transformed, whole
+from jnn.data.checking import checked_pair, transformed, whole
 from jnn.evaluation import means, scores
 from jnn.layer import Eval, Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
-from jnn.optimizers import Optimizer
 from jnn.optimizers.protocol import pair
 from jnn.report import follow
 from jnn.steps import Gradient, Recipe, RunState, advance, fresh
 from jnn.tables import table
-from jnn.training import Diverged, Progress, checked_penalty, gradient_named, run
+from jnn.training import Progress, checked_penalty, gradient_named
 
 BORDER = 0.05  # of a range: a best value nearer to an end suggests that better ones lie beyond
 
@@ -118,19 +117,27 @@ class Sweep:
         return words
 
     def zoom(self, factor: float = 3) -> dict[str, Range]:
-        """A space of the same ranges, each `factor` times narrower, around the best trial."""
+        """A space of the same ranges, each `factor` times narrower, around the best trial.
+
+        Logarithmic ranges may reach beyond their old ends, the others, such as of a rate, do not.
+        """
+        if not factor > 0:
+            raise ValueError(f"factor is {factor!r}; it must be above 0, and above 1 to narrow")
         if np.isnan(self.loss[0]):
             raise ValueError("every trial diverged, so there is none to zoom in on")
         narrowed = {}
         for name, value in self.best.items():
             old, half = self.space[name], 0.5 / factor
             place = old.place(value)
-            low, high = float(old.at(place - half)), float(old.at(place + half))
-            narrowed[name] = Range(low, high, old.log)
+            ends = (place - half, place + half)
+            low, high = map(old.at, ends if old.log else np.clip(ends, 0, 1))
+            narrowed[name] = Range(float(low), float(high), old.log)
         return narrowed
 
     def member(self, trial: int) -> tuple[Params, State]:
         """The trained network of one trial, 0 being the best."""
+        if not -len(self.loss) <= trial < len(self.loss):
+            raise IndexError(f"trial is {trial}; there are {len(self.loss)}, 0 being the best")
         return jax.tree.map(lambda v: v[trial], (self.params, self.state))
 
     def __str__(self) -> str:
@@ -230,90 +237,13 @@ def sweep(
     return Sweep(dict(space), points, value[order], accuracy, params, state)
 
 
-class Rates(NamedTuple):
-    """What `find_learning_rate` saw: rates and the loss at each, (steps,), and what it suggests."""
-
-    rates: np.ndarray
-    losses: np.ndarray
-    suggestion: float
-
-
-def find_learning_rate(
-    net: Layer,
-    loss: Loss,
-    make: Callable[[Any], Optimizer],
-    data: tuple[Any, Any],
-    *,
-    key: jax.Array,
-    batch_size: int,
-    low: float = 1e-5,
-    high: float = 10.0,
-    steps: int = 100,
-    **options: Any,
-) -> Rates:
-    """A short run whose learning rate rises from `low` to `high`, to see where the loss rebels.
-
-        rate(t) = low (high / low)^(t / (steps - 1))
-
-    It ends early where the loss exceeds four times its least, or is no finite number. The
-    suggestion is a tenth of the rate at which the smoothed loss was least: there the loss still
-    falls fast, and the margin is for all that the short run did not see. `make(schedule)` returns
-    the optimizer, as `jnn.optimizers.momentum` does; `options` are those of `run`.
-
-    It is a run of its own, from parameters of its own; nothing of what follows can notice it.
-    Source: Smith 2017, "Cyclical learning rates for training neural networks".
-
-    >>> import jnn
-    >>> train = jnn.data.digits().train
-    >>> net = jnn.Serial(jnn.Flatten(), jnn.Dense(10))
-    >>> found = find_learning_rate(net, jnn.SoftmaxCrossEntropy(), jnn.optimizers.sgd, train,
-    ...                            key=jax.random.key(0), batch_size=64, steps=50)
-    >>> 1e-3 < found.suggestion < 1
-    True
-    """
-    steps, batch_size = whole("steps", steps), whole("batch_size", batch_size)
-    if taken := {"chunk", "epochs", "resume"} & options.keys():
-        raise ValueError(f"{', '.join(sorted(taken))}: the finder chooses these; leave them out")
-    checked("data", net, loss, data, options.get("transform"))
-    ramp = Range(low, high)
-    rates = ramp.at(np.arange(steps) / max(1, steps - 1))
-    per_epoch = max(1, len(data[0]) // batch_size)
-    records = run(
-        net,
-        loss,
-        make(lambda step: ramp.at(step / max(1, steps - 1))),
-        data,
-        key=key,
-        batch_size=batch_size,
-        epochs=-(-steps // per_epoch),
-        chunk=1,
-        **options,
-    )
-    losses: list[float] = []
-    total = 0.0
-    try:
-        for record, _ in zip(records, range(steps), strict=False):
-            i = (record.step - 1) % per_epoch
-            before, total = (total if i else 0.0), record.loss * (i + 1)
-            losses.append(total - before)
-            if losses[-1] > 4 * min(losses):
-                break
-    except Diverged:
-        pass
-    if not losses:
-        raise ValueError(
-            f"the loss is not finite at the lowest rate; low is {low}, try a lower one"
-        )
-    smooth = _smoothed(losses)
-    return Rates(rates[: len(losses)], np.array(losses), float(rates[np.argmin(smooth)] / 10))
-
-
 def ensemble(
     net: Layer,
     params: Params | Sequence[Params],
     state: State | Sequence[State],
     x: Any,
     *,
+    transform: Any = None,
     probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> jax.Array:
     """The mean of the predictions of several networks of one architecture, in evaluation mode.
@@ -321,7 +251,7 @@ def ensemble(
         p = mean_m probabilities(net(params_m, x))
 
     `params` and `state` are stacked, with members first, as a `Sweep` holds them, or lists of one
-    for each member. Shapes: x (n, ...), result (n, k).
+    for each member; `transform` is that of their run. Shapes: x (n, ...), result (n, k).
     Source: Hansen & Salamon 1990, "Neural network ensembles".
 
     >>> import jnn
@@ -346,7 +276,7 @@ def ensemble(
             "params and state are not stacked: their leaves must all begin with the same axis, one "
             "entry for each member; or give lists of them"
         )
-    return _mean_prediction(net, probabilities, params, state, x)
+    return _mean_prediction(net, probabilities, params, state, transformed(transform, x))
 
 
 class _Program(NamedTuple):
@@ -424,15 +354,6 @@ def _epochs(
 
 def _percent(fraction: float) -> str:
     return "" if np.isnan(fraction) else f"{fraction:.2%}"
-
-
-def _smoothed(losses: Sequence[float], keep: float = 0.8) -> np.ndarray:
-    """The running mean of the losses, each weighing `keep` times what the next one does."""
-    total, weight, means = 0.0, 0.0, []
-    for loss in losses:
-        total, weight = keep * total + loss, keep * weight + 1
-        means.append(total / weight)
-    return np.array(means)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -34,6 +34,7 @@ class RunState(NamedTuple):
     examples: jax.Array  # in the data, () int32: with the next, what an epoch is
     batch_size: jax.Array  # () int32; both 0 until a run begins
     loss: jax.Array  # summed over the steps of this epoch, () float
+    penalty: jax.Array  # likewise, what of it the weights cost
     correct: jax.Array  # likewise, the fraction of right answers
     first_bad: jax.Array  # the first step that was not finite, or -1
 
@@ -65,7 +66,8 @@ def fresh(
     params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
     zero, step = jnp.zeros((), float), jnp.zeros((), jnp.int32)
     opt = optimizer.init(params)
-    return RunState(params, state, opt, step, run_key, step, step, zero, zero, step - 1)
+    sums = (zero, zero, zero)
+    return RunState(params, state, opt, step, run_key, step, step, *sums, step - 1)
 
 
 def advance(
@@ -97,14 +99,20 @@ def advance(
                 lambda: _look(recipe, s.params, updates, xs, ys, mode),
                 lambda: seen,
             )
-        fresh = batch == 0
+        # The gradient has this number too, and XLA computes it once.
+        cost = jnp.zeros(()) if recipe.penalty is None else recipe.penalty.value(s.params)
+
+        def sum_of(total: jax.Array, v: jax.Array) -> jax.Array:
+            return jnp.where(batch == 0, 0, total) + v.astype(total.dtype)
+
         following = s._replace(
             params=apply_updates(s.params, updates),
             state=net_state,
             optimizer=opt,
             step=s.step + 1,
-            loss=jnp.where(fresh, 0, s.loss) + value.astype(s.loss.dtype),
-            correct=jnp.where(fresh, 0, s.correct) + correct.astype(s.correct.dtype),
+            loss=sum_of(s.loss, value),
+            penalty=sum_of(s.penalty, cost),
+            correct=sum_of(s.correct, correct),
             first_bad=jnp.where((s.first_bad < 0) & ~jnp.isfinite(value), s.step, s.first_bad),
         )
         return following, seen

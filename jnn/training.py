@@ -35,19 +35,23 @@ CHUNK_SECONDS = 0.2  # long beside the cost of a chunk, short beside human patie
 class Progress(NamedTuple):
     """Where a run stands at the end of a chunk.
 
-    `validation` is None but at the end of an epoch of a run with validation data. `layers` is None
-    until a run with `watch` has measured. `state` is that after the last step, not the best so far.
+    `loss` and `accuracy` are means over the steps of the current epoch so far, of the training
+    batches as they were met. `loss` includes the penalty, of which `penalty` is the mean likewise;
+    `validation` does not, and is None but at the end of an epoch of a run with validation data.
+    `layers` is what a run with `watch` saw last, at the last multiple of it, None before it has.
+    `state` is that after the last step, not the best so far.
     """
 
     step: int  # steps taken
     steps: int  # steps of the whole run
     epoch: float  # epochs done: 2.5 is half-way through the third
-    loss: float  # the mean over the steps of the current epoch so far
-    accuracy: float | None  # likewise, of the training batches as they were met
+    loss: float
+    accuracy: float | None
     examples_per_second: float  # since the run began or was resumed, compilation not counted
     validation: Evaluation | None  # at the end of an epoch, where validation data were given
     state: Any  # a RunState to save or to resume from; None in a history, which keeps none
     layers: list[LayerStats] | None = None  # as last measured; see `diagnostics.judge`
+    penalty: float = 0.0
 
 
 class Fitted(NamedTuple):
@@ -107,7 +111,8 @@ def run(
                            n % batch_size examples left over are others each time
     key                    jax.random.key(seed), from which all that is random is drawn
     resume                 in place of `key`: the state that a run with the same arguments yielded,
-                           to go on from to the end of `epochs` exactly as if it had never stopped
+                           to go on from to the end of `epochs` exactly as if it had never stopped;
+                           or `training.start(..., params=mine)`, to begin from those
     transform              fitted preprocessing, whose apply(x) every batch passes through within
                            the compiled step; uint8 images can so stay bytes on the device
     penalty                what the weights cost, such as jnn.penalties.L2(1e-4); part of the loss
@@ -231,13 +236,28 @@ def fit(
     return Fitted(state.params, state.state, history)
 
 
-def start(net: Layer, optimizer: Optimizer, x: Any, key: jax.Array) -> RunState:
+def start(
+    net: Layer,
+    optimizer: Optimizer,
+    x: Any,
+    key: jax.Array,
+    params: Params | None = None,
+    state: State | None = None,
+) -> RunState:
     """The state before the first step, with parameters fresh from `key`, for examples like `x`.
 
-    `run(resume=start(...)._replace(params=mine))` trains parameters that came from elsewhere.
+    With `params`, and `state` where the network has one, it is that of a run that begins from
+    these: `run(..., resume=start(net, optimizer, x, key, params))` trains them further.
     """
     check_key(key)
-    return _fresh(net, optimizer, tuple(x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype), key)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    made = _fresh(net, optimizer, tuple(x.shape[1:]), dtype, key)
+    for name, given, like in (("params", params, made.params), ("state", state, made.state)):
+        if given is not None and (problem := unlike(given, like)):
+            raise ValueError(f"{name} is not this network's: {problem}")
+    if params is not None:
+        made = made._replace(params=params, optimizer=optimizer.init(params))
+    return made if state is None else made._replace(state=state)
 
 
 def _chunks(
@@ -263,11 +283,9 @@ def _chunks(
             left = per_epoch - step % per_epoch
         began = time.perf_counter()
         following, seen = _advance(recipe, data, transform, state, seen, min(length, left))
-        now, loss_sum, correct_sum, first_bad = (
-            v.item()
-            for v in jax.device_get(
-                (following.step, following.loss, following.correct, following.first_bad)
-            )
+        told = following.step, following.loss, following.penalty, following.correct
+        now, loss_sum, penalty_sum, correct_sum, first_bad = (
+            v.item() for v in jax.device_get((*told, following.first_bad))
         )
         seconds = time.perf_counter() - began
         if first_bad >= 0:
@@ -288,6 +306,7 @@ def _chunks(
             if in_epoch == per_epoch and validation is not None
             else None,
             layers=layers,
+            penalty=penalty_sum / in_epoch,
             state=state,
         )
         if chunk is None:

@@ -11,6 +11,8 @@ import pytest
 
 # No array changes its dtype unless jnn says so.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# float32 is float32, not the TF32 that a GPU multiplies in unless it is told.
+jax.config.update("jax_default_matmul_precision", "highest")
 # No key is used twice.
 jax.config.update("jax_debug_key_reuse", True)
 

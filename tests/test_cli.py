@@ -31,6 +31,7 @@ def test_digits_reach_97_percent_and_the_gradients_are_checked_first(capsys):
     assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) >= 97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "leaky-relu"])
 def test_every_activation_trains(capsys, activation):
     options = ["--activation", activation, "--optimizer", "sgd", "--gradient", "autodiff"]
@@ -39,6 +40,7 @@ def test_every_activation_trains(capsys, activation):
     assert "gradients right" in out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_another_another(capsys):
     def result(seed):
         out = outcome(capsys, "train", "digits", *QUICK, "--seed", seed)[1]

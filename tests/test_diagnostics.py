@@ -72,6 +72,12 @@ def test_what_is_wrong_is_said(layer, words):
 
 def test_what_is_right_is_passed_over():
     assert judge([stats(dead=0.2, saturated=0.1), stats(cotangent=1e-4)]) == []
+    assert judge([stats(update=0.0)]) == []  # frozen
+
+
+def test_before_anything_was_measured_there_is_nothing_to_judge():
+    with pytest.raises(ValueError, match="layers is None: nothing was measured yet"):
+        table(None)
 
 
 @pytest.mark.parametrize(

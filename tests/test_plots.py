@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jnn import plots
+from jnn.search import log_uniform
 from jnn.training import Evaluation, Progress
 
 HISTORY = [
@@ -22,6 +23,13 @@ def test_learning_curves_show_loss_and_accuracy_of_training_and_validation():
     loss, accuracy = plots.learning_curves(HISTORY).axes
     assert drawn(loss) == {"training": [1, 1 / 2, 1 / 3], "validation": [2, 1, 2 / 3]}
     assert drawn(accuracy) == {"training": [0.5, 0.75, 1 - 0.5 / 3], "validation": [0.5] * 3}
+
+
+def test_the_gap_leaves_out_the_penalty():
+    history = [record._replace(penalty=record.loss / 2) for record in HISTORY]
+    assert drawn(plots.learning_curves(history).axes[0])["training"] == [1 / 2, 1 / 4, 1 / 6]
+    with pytest.raises(ValueError, match="history is Progress; give a list"):
+        plots.learning_curves(HISTORY[0])
 
 
 def test_learning_curves_leave_out_what_was_not_measured():
@@ -180,6 +188,9 @@ def test_a_search_marks_a_best_trial_on_the_border_and_trials_that_diverged():
     (low,) = plots.search({"lr": lr}, score, lowest=True).axes
     assert low.get_title() == "best 0.1 at 0.0001, the border: widen" and low.patches
     assert len(plots.search({"a": lr, "b": lr, "c": lr}, score).axes) == 3
+    wide = {"lr": log_uniform(1e-6, 1)}
+    (low,) = plots.search({"lr": lr}, score, lowest=True, space=wide).axes
+    assert low.get_title() == "best 0.1 at 0.0001"
 
 
 @pytest.mark.parametrize(

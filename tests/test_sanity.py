@@ -21,6 +21,7 @@ def check(net=NET, **options):
     return sanity(net, LOSS, (X, Y), key=jax.random.key(0), **options)
 
 
+@pytest.mark.slow
 def test_a_sound_network_passes_and_is_told_in_numbers():
     report = check(penalty=jnn.penalties.L2(1e-2))
     assert report and report.expected == pytest.approx(np.log(4))
@@ -28,6 +29,7 @@ def test_a_sound_network_passes_and_is_told_in_numbers():
     assert str(report).splitlines()[0].endswith("1.3863 expected of no knowledge")
 
 
+@pytest.mark.slow
 def test_scores_that_start_too_large_are_found():
     (finding,) = check(jnn.Serial(jnn.Dense(32), jnn.ReLU(), Loud(), jnn.Dense(4))).findings
     assert "times what no knowledge costs" in finding
@@ -38,16 +40,19 @@ def test_a_penalty_that_costs_nothing_is_found():
     assert finding.startswith("the penalty does not raise the loss")
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_learn_is_found():
     (finding,) = check(jnn.Serial(Deaf(), jnn.Dense(4))).findings
     assert finding.startswith("20 examples are not learnt by heart")
 
 
+@pytest.mark.slow
 def test_a_rate_too_large_is_a_finding_and_no_error():
     (finding,) = check(jnn.Serial(jnn.Dense(4)), optimizer=jnn.optimizers.sgd(1e38)).findings
     assert finding.startswith("trained on 20 examples, the loss or the parameters were not finite")
 
 
+@pytest.mark.slow
 def test_examples_whose_label_is_ignored_are_passed_over():
     loss = jnn.SoftmaxCrossEntropy(ignore=-1)
     y = np.where(np.arange(60) < 50, -1, Y)

@@ -1,5 +1,7 @@
 """Sweeps, the learning-rate finder and ensembles."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 import jnn
-from jnn.search import Range, Sweep, ensemble, find_learning_rate, log_uniform, sweep, uniform
+from jnn.rates import Rates, find_learning_rate
+from jnn.search import Range, Sweep, ensemble, log_uniform, sweep, uniform
 
 LOSS = jnn.SoftmaxCrossEntropy()
 NET = jnn.Serial(jnn.Dense(5), jnn.Tanh(), jnn.Dense(3))
@@ -36,6 +39,7 @@ def result():
     return found()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_what_its_runs_would_be(result):
     _, run_key = jax.random.split(jax.random.key(0))
     keys = jax.random.split(run_key, 4)
@@ -88,8 +92,21 @@ def test_a_best_on_the_border_is_warned_of_and_zoomed_beyond():
         assert f"on the {end} border" in words
     space = planted(0.9).zoom(4)["lr"]
     assert space.low == pytest.approx(0.9 / 10**0.5) and space.high == pytest.approx(0.9 * 10**0.5)
+    with pytest.raises(ValueError, match="factor is 0; it must be above 0"):
+        planted(0.9).zoom(0)
 
 
+def test_an_even_range_is_not_zoomed_beyond_its_ends(result):
+    space = dataclasses.replace(result, points={"lr": [0.1], "mu": [0.89]}).zoom()["mu"]
+    assert (space.low, space.high) == (pytest.approx(0.74), 0.9)
+
+
+def test_a_member_that_is_not_there_is_refused(result):
+    with pytest.raises(IndexError, match="trial is 4; there are 4"):
+        result.member(4)
+
+
+@pytest.mark.slow
 def test_a_penalty_may_be_searched_too():
     def make(lr, l2):
         return jnn.optimizers.sgd(lr), jnn.penalties.L2(l2)
@@ -167,6 +184,13 @@ def test_the_finder_disturbs_no_run_that_follows():
 def test_the_finder_ends_where_the_loss_rebels():
     got = finder(high=1e9)
     assert len(got.losses) < 60 and np.isfinite(got.losses).all()
+    assert got.warnings == []
+
+
+def test_a_suggestion_from_an_end_of_the_rates_is_warned_of():
+    rates = np.geomspace(1e-3, 1e-1, 3)
+    assert "raise high" in str(Rates(rates, rates[::-1], 1e-2))
+    assert "lower low" in str(Rates(rates, rates, 1e-4))
 
 
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(result):
@@ -179,6 +203,11 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(result):
     members = [result.member(i) for i in range(4)]
     listed = ensemble(NET, [p for p, _ in members], [s for _, s in members], X)
     np.testing.assert_array_equal(listed, stacked)
+    transform = jnn.preprocessing.Center.fit(X)
+    np.testing.assert_array_equal(
+        ensemble(NET, result.params, result.state, X, transform=transform),
+        ensemble(NET, result.params, result.state, transform.apply(X)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,9 +226,13 @@ def test_members_that_are_no_ensemble_are_refused(params, state, words):
 
 @pytest.mark.parametrize(
     "options, words",
-    [({"chunk": 2}, "chunk: the finder chooses"), ({"data": None}, "pair of arrays")],
+    [
+        ({"chunk": 2}, "chunk: the finder chooses"),
+        ({"data": None}, "pair of arrays"),
+        ({"make": OPTIMIZER}, "make is Optimizer; give what makes an optimizer"),
+    ],
 )
 def test_what_the_finder_cannot_take_is_refused(options, words):
-    options = {"key": jax.random.key(0), "batch_size": 5, "data": (X, Y)} | options
+    given = {"make": jnn.optimizers.sgd, "key": jax.random.key(0), "batch_size": 5, "data": (X, Y)}
     with pytest.raises(ValueError, match=words):
-        find_learning_rate(NET, LOSS, jnn.optimizers.sgd, **options)
+        find_learning_rate(NET, LOSS, **given | options)

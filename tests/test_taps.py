@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toys
 
 import jnn
@@ -21,6 +22,7 @@ def whole(seen):
     return seen.y, seen.dy, seen.grads
 
 
+@pytest.mark.slow
 def test_every_leaf_is_seen_with_its_output_cotangent_and_gradients(x64):
     params, _ = NET.init(jax.random.key(0), X)
     mode = jnn.Train(jax.random.key(1))

@@ -291,6 +291,18 @@ def test_a_state_of_another_network_or_of_a_finished_run_is_refused():
         records(resume=train().state)
 
 
+def test_a_run_may_begin_from_parameters_that_came_from_elsewhere():
+    optimizer = jnn.optimizers.freeze(jnn.optimizers.average(OPTIMIZER, 0.9), "dense1.*")
+    params = train().state.params
+    begun = start(NET, optimizer, X, key(), params)
+    chex.assert_trees_all_equal(begun.optimizer, optimizer.init(params))
+    tuned = train(optimizer=optimizer, resume=begun).state.params
+    chex.assert_trees_all_equal(tuned["dense1"], params["dense1"])
+    assert (tuned["dense2"]["w"] != params["dense2"]["w"]).any()
+    with pytest.raises(ValueError, match="params is not this network's"):
+        start(NET, optimizer, X, key(), params["dense1"])
+
+
 class Halved:
     """A transform in the form that a run takes it: a pytree with `apply`."""
 
@@ -367,6 +379,7 @@ def test_what_a_step_would_refuse_is_refused_at_the_call(options, words):
         records(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net", [NET, jnn.Serial(jnn.Dense(3), toys.Noise())], ids=["same", "drawn"]
 )
@@ -415,6 +428,18 @@ def test_a_penalty_is_part_of_the_loss_and_of_both_gradients():
     start, plain = (next(records(chunk=1, **o)) for o in ({"penalty": penalty}, {}))
     fresh = jnn.training.start(NET, OPTIMIZER, X, key()).params
     assert start.loss - plain.loss == pytest.approx(float(penalty.value(fresh)), rel=1e-4)
+    assert start.penalty == pytest.approx(float(penalty.value(fresh))) and plain.penalty == 0
+    assert hand.penalty == pytest.approx(np.mean([r.penalty for r in steps(penalty)][-4:]))
+
+
+def steps(penalty):
+    """The records of single steps, with what each alone adds to the means."""
+    told, total = [], 0.0
+    for record in records(chunk=1, penalty=penalty):
+        i = (record.step - 1) % 4
+        before, total = (total if i else 0.0), record.penalty * (i + 1)
+        told.append(record._replace(penalty=total - before))
+    return told
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The two types every reader of this package returns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,28 @@ class Examples(NamedTuple):
 
     x: NDArray[np.float32]
     y: NDArray[np.int32]
+
+
+def split(data: tuple[Any, Any], share: float, seed: int = 0) -> tuple[Examples, Examples]:
+    """The examples in two parts, the second a `share` of them drawn at random: what is learned
+    from, and what is held out to choose by, so that test data stay unseen.
+
+    Raises ValueError where `share` is not between 0 and 1, lengths differ, or a part is empty.
+
+    >>> x, y = np.arange(10.0, dtype=np.float32)[:, None], np.arange(10, dtype=np.int32)
+    >>> train, validation = split((x, y), 0.2)
+    >>> len(train.x), len(validation.x), sorted([*train.y, *validation.y]) == [*range(10)]
+    (8, 2, True)
+    """
+    x, y = map(np.asarray, data)
+    n, held_out = len(x), round(share * len(x)) if 0 < share < 1 else 0
+    if len(y) != n or not 0 < held_out < n:
+        raise ValueError(
+            f"split: share is {share!r} of {n} examples with {len(y)} labels; there must be as "
+            "many of each, and share between 0 and 1, so that neither part is empty"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    return tuple(Examples(x[i], y[i]) for i in (order[held_out:], order[:held_out]))
 
 
 class Dataset(NamedTuple):

@@ -247,7 +247,7 @@ def _named(k: float, constants: Mapping[str, float]) -> str:
     """The number, and what it is recognised as."""
     for name, value in constants.items():
         if math.isclose(k, value, rel_tol=EXPLAINED):
-            return f"{k:.6g} = {name}"
+            return name if name.startswith(f"{k:.6g}") else f"{k:.6g} = {name}"
     return f"{k:.6g}"
 
 
@@ -269,13 +269,13 @@ def constants(
     for name, shape in shapes.items():
         for axis, n in enumerate(shape):
             sizes.setdefault(n, f"axis {axis} of {name}")
-        sizes.setdefault(math.prod(shape), f"the size of {name}")
+        sizes.setdefault(math.prod(shape), f"all of {name}")
     for n, name in sizes.items():
         if n > 2:
             forms = {f"{n}": n, f"1/{n}": 1 / n, f"{n}/{n - 1}": n / (n - 1)}
             forms |= {f"sqrt({n})": math.sqrt(n), f"1/sqrt({n})": 1 / math.sqrt(n)}
             forms |= {f"{n - 1}/{n}": (n - 1) / n}
             for form, value in forms.items():
-                found.setdefault(f"{form}, {n} being {name}" if form != str(n) else name, value)
+                found.setdefault(f"{form}, {n} being the length of {name}", value)
     found |= {f"-{name}": -value for name, value in found.items()}
     return found

@@ -66,11 +66,12 @@ class Report:
         if self:
             weakest = max(self.power.values(), default=0.0)
             lines = [
-                f"gradients right: {len(self.power)} at {', '.join(self.regimes)} values; a "
-                f"relative error of {weakest:.0e} in any of them would have been found"
+                f"gradients right: all {len(self.power)}, at {', '.join(self.regimes)} values; "
+                f"a relative error of {weakest:.0e} in any of them would have been found"
             ]
         else:
-            lines = [f"gradients WRONG: {len(self.findings)} findings"]
+            n = len(self.findings)
+            lines = [f"gradients WRONG: {n} finding" + "s" * (n > 1)]
         for f in self.findings:
             lines.append(f"  {f.path or 'the function'}: {f.cause}, at {f.regime} values")
             lines.append(f"    {f.message}" + (f" ({f.source})" if f.source else ""))

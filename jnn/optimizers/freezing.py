@@ -20,6 +20,7 @@ def freeze(optimizer: Any, where: Where) -> Optimizer:
     The optimizer within is shown None in their place: it holds no moments for them, they do not
     count in a norm, and as nothing reads their gradients, jit computes none. What stands around
     `freeze` in a chain sees them again; put the chain inside, `freeze(chain(...), "dense1.*")`.
+    State is no parameter: the running moments of a frozen BatchNorm still follow the data.
     The update takes the keyword `value`, the loss, and passes it on where it is taken.
 
     State: that of `optimizer`.

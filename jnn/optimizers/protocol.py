@@ -75,9 +75,14 @@ def pair(name: str, optimizer: Any) -> Any:
         return optimizer
     if isinstance(optimizer, tuple) and len(optimizer) == 2 and all(map(callable, optimizer)):
         return Optimizer(*optimizer)
+    if callable(optimizer):
+        made = getattr(optimizer, "__name__", "it")
+        raise ValueError(
+            f"the optimizer of {name} is the function {made}; call it, as in {made}(1e-3)"
+        )
     raise ValueError(
-        f"{name} was given {optimizer!r}; it must be a pair of functions (init, update), such as "
-        "jnn.optimizers.sgd(0.1)"
+        f"the optimizer of {name} is {optimizer!r}; it must be a pair of functions (init, update), "
+        "such as jnn.optimizers.sgd(0.1)"
     )
 
 

@@ -23,8 +23,8 @@ def learning_curves(history: Sequence["Progress"], title: str = "") -> "Figure":
 
     `history` holds the records of `jnn.run` or `jnn.fit`. The legends give the gap at the last
     validation. Training is the mean over an epoch whose weights still change, validation is
-    measured at its end: early on the gap may be negative.
-    Raises ValueError where `history` is empty.
+    measured at its end: early on the gap may be negative. Both are drawn without the penalty.
+    Raises ValueError where `history` is empty or no list of records.
 
     >>> from jnn.training import Evaluation, Progress
     >>> end = Evaluation(0.5, 0.8, 100)
@@ -32,16 +32,19 @@ def learning_curves(history: Sequence["Progress"], title: str = "") -> "Figure":
     >>> [text.get_text() for text in sheet.axes[1].get_legend().get_texts()]
     ['training', 'validation', 'gap 10.0 points']
     """
-    if not history:
-        raise ValueError("learning_curves: history is empty; give the records of jnn.run or .fit")
+    if not history or not all(hasattr(record, "validation") for record in history):
+        raise ValueError(
+            f"learning_curves: history is {'empty' if not history else type(history).__name__}; "
+            "give a list of the records of jnn.run, or the history of jnn.fit"
+        )
     scored = history[-1].accuracy is not None
     sheet, axes = figure(1 + scored, title=title)
     for ax, quantity in zip(axes, ("loss", "accuracy"), strict=False):
-        points = [(r.epoch, getattr(r, quantity)) for r in history]
-        ax.plot(*zip(*points, strict=True), label="training", **_marks(points))
+        train = [getattr(r, quantity) - r.penalty * (quantity == "loss") for r in history]
+        ax.plot([r.epoch for r in history], train, label="training", **_marks(history))
         judged = [
-            (r.epoch, getattr(r, quantity), getattr(r.validation, quantity))
-            for r in history
+            (r.epoch, value, getattr(r.validation, quantity))
+            for r, value in zip(history, train, strict=True)
             if r.validation
         ]
         if judged:

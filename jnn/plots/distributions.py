@@ -62,14 +62,18 @@ def histograms(
 
 
 def search(
-    points: Mapping[str, Any], scores: Any, title: str = "", lowest: bool = False
+    points: Mapping[str, Any],
+    scores: Any,
+    title: str = "",
+    lowest: bool = False,
+    space: Mapping[str, Any] | None = None,
 ) -> "Figure":
     """The trials of a hyper-parameter search: each parameter against the score, the best marked.
 
     Two parameters are drawn against each other as well, coloured by score. A parameter that is
     positive, spans a factor of 10 and lies more evenly in its logarithm gets a logarithmic axis.
-    Where the best lies within 5% of an end of what was tried, that end is shaded and the panel says
-    so: the truth may lie beyond.
+    Where the best lies within 5% of an end of its range in `space`, that of the Sweep, or else of
+    what was tried, that end is shaded and the panel says so: the truth may lie beyond.
     Trials without a finite score (diverged) are crosses.
 
     Shapes: points {name: (m,)}, scores (m,), the higher the better unless `lowest`.
@@ -103,7 +107,10 @@ def search(
         _star(ax, values[best], score[best])
         _scale(ax, name, values, "x")
         text = f"best {score[best]:.4g} at {values[best]:.3g}"
-        if end := _border(values, best):
+        ends = (values.min(), values.max())
+        if space is not None:
+            ends = (space[name].low, space[name].high)
+        if end := _border(values, best, ends):
             _shade(ax, values, end)
             text += ", the border: widen"
         ax.set_title(text, fontsize=9, color=WARNING if end else INK)
@@ -145,13 +152,13 @@ def _skew(values: np.ndarray) -> float:
     return abs((values.mean() - values.min()) / np.ptp(values) - 0.5)
 
 
-def _border(values: np.ndarray, best: int) -> str:
+def _border(values: np.ndarray, best: int, ends: tuple[float, float]) -> str:
     """Which end of the range the best trial lies at, "low", "high" or "" for neither."""
-    place = np.log(values) if _logarithmic(values) else values
-    span = np.ptp(place)
-    if not span:
+    place = np.log if _logarithmic(values) else np.asarray
+    low, high = map(place, ends)
+    if low == high:
         return ""
-    fraction = (place[best] - place.min()) / span
+    fraction = (place(values[best]) - low) / (high - low)
     return "low" if fraction <= EDGE else "high" if fraction >= 1 - EDGE else ""
 
 

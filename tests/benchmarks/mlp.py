@@ -188,7 +188,7 @@ class LinenLoop(Loop):
 
 
 class TorchLoop:
-    """PyTorch, eager."""
+    """PyTorch, eager, on the device that JAX uses and with its precision of products there."""
 
     name = "PyTorch, eager loop"
 
@@ -199,33 +199,48 @@ class TorchLoop:
     def build(self, weights: Weights) -> Any:
         import torch
 
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as XLA; no matter elsewhere
         layers = []
         for w, b in weights:
             linear = torch.nn.Linear(*w.shape, dtype=torch.tensor(w).dtype)
             linear.weight.data, linear.bias.data = torch.tensor(w.T.copy()), torch.tensor(b)
             layers += [linear, torch.nn.ReLU()]
-        return torch.nn.Sequential(*layers[:-1])
+        return torch.nn.Sequential(*layers[:-1]).to(self.device())
+
+    @staticmethod
+    def device() -> str:
+        return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+    def data(self, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
+        import torch
+
+        return torch.tensor(x).to(self.device()), torch.tensor(y).long().to(self.device())
 
     def grads(self, weights: Weights, x: np.ndarray, y: np.ndarray) -> Weights:
         import torch
 
-        net = self.build(weights)
-        torch.nn.functional.cross_entropy(net(torch.tensor(x)), torch.tensor(y).long()).backward()
-        return [(linear.weight.grad.T.numpy(), linear.bias.grad.numpy()) for linear in net[::2]]
+        net, (xs, ys) = self.build(weights), self.data(x, y)
+        torch.nn.functional.cross_entropy(net(xs), ys).backward()
+        return [
+            (linear.weight.grad.T.cpu().numpy(), linear.bias.grad.cpu().numpy())
+            for linear in net[::2]
+        ]
 
     def prepare(self, weights: Weights, x: np.ndarray, y: np.ndarray, b: int, steps: int) -> Work:
         import torch
 
         net = self.build([(w.astype("f4"), b.astype("f4")) for w, b in weights])
         optimizer = torch.optim.SGD(net.parameters(), LR, momentum=MU)
-        batches = _cycle(b, torch.tensor(x), torch.tensor(y).long())
+        batches = _cycle(b, *self.data(x, y))
 
         def work() -> None:
             for _ in range(steps):
                 xs, ys = next(batches)
                 optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(net(xs), ys).backward()
+                loss = torch.nn.functional.cross_entropy(net(xs), ys)
+                loss.backward()
                 optimizer.step()
+            loss.item()  # waits for the device
 
         return work
 

@@ -197,8 +197,8 @@ WRONG = {
     "leak": (
         elementwise(lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x: jnp.where(x > 0, 1, 0.11)),
         (X,),
-        "edge",
-        "operand 1 of `mul` is multiplied by 1.1",
+        "some-elements",
+        r"1.1 times what they must be; they are those where args\[0\] is < 0",
     ),
     "in a loop": (
         lambda x: jax.lax.scan(lambda c, _: (DOUBLED(c), None), x, None, length=3)[0],

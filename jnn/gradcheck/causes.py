@@ -3,14 +3,17 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from jnn.gradcheck.variants import Variant
 
 EXPLAINED = 1e-7  # of the gradient's norm may be left over
 DETOUR = 2e-6  # relative error of a computation that went through float32
 ENOUGH, SMOOTH = 12, 0.4  # elements; of the variation of a shuffled sequence, that of a smooth one
-FEW = 0.5  # of the elements wrong, and no more, is "some"
+FEW = 0.5  # of the elements wrong, and no more, is "some", unless more is known of them
+TWO = 200  # edges of which all pairs are tried
 
 
 class Cause(NamedTuple):
@@ -31,8 +34,11 @@ class Case(NamedTuple):
     others: Mapping[str, np.ndarray]  # the exact gradients of the other leaves
     known: Mapping[str, np.ndarray]  # arguments, outputs, cotangents by name
     constants: Mapping[str, float]  # by name, to recognise a factor by
+    integers: Mapping[str, np.ndarray]  # the arguments that hold integers, by name
     examples: Callable[[], np.ndarray | None]  # each example's part of the exact gradient
-    edges: Callable[[], list[tuple[Any, np.ndarray]]]  # what the exact one owes to each edge
+    # The primal's variants, the gradient that each gives, and whether those of the other leaves
+    # are what the function gives too.
+    variants: Callable[[], list[tuple[Variant, np.ndarray, bool]]]
 
 
 def explain(case: Case) -> Cause:
@@ -45,8 +51,10 @@ def explain(case: Case) -> Cause:
         _reordered,
         _swapped,
         _some_examples,
-        _edge,
+        _some_named,
+        _variant,
         _term,
+        _two_edges,
         _some_elements,
         _local,
     ):
@@ -87,25 +95,25 @@ def _reordered(case: Case) -> Cause | None:
     hand, exact = case.hand, case.exact
     for axes in permutations(range(exact.ndim)):
         moved = exact.transpose(axes)
-        if axes != tuple(range(exact.ndim)) and _same(hand, moved):
+        if axes != tuple(range(exact.ndim)) and same(hand, moved):
             return Cause("transpose", f"it is what it must be with its axes in the order {axes}")
     for axis in range(exact.ndim):
-        if _same(hand, np.flip(exact, axis)):
+        if same(hand, np.flip(exact, axis)):
             return Cause("permutation", f"it is reversed along axis {axis}")
         for by in (1, -1):
-            if _same(hand, np.roll(exact, by, axis)):
+            if same(hand, np.roll(exact, by, axis)):
                 return Cause("permutation", f"it is shifted by {by} along axis {axis}")
     by_columns = exact.ravel("F").reshape(exact.shape), exact.reshape(exact.shape[::-1]).T
-    if any(_same(hand, guess) for guess in by_columns):
+    if any(same(hand, guess) for guess in by_columns):
         return Cause("permutation", "it is read or written in column order")
-    if exact.size > 1 and _same(np.sort(hand, axis=None), np.sort(exact, axis=None)):
+    if exact.size > 1 and same(np.sort(hand, axis=None), np.sort(exact, axis=None)):
         return Cause("permutation", "its elements are the right ones in another order")
     return None
 
 
 def _swapped(case: Case) -> Cause | None:
     for path, other in case.others.items():
-        if other.shape == case.hand.shape and _same(case.hand, other):
+        if other.shape == case.hand.shape and same(case.hand, other):
             return Cause("swapped", f"it is the gradient of {path}")
     return None
 
@@ -123,12 +131,12 @@ def _some_examples(case: Case) -> Cause | None:
         return None
     flat, every = parts.reshape(len(parts), -1), parts.sum(axis=0)
     for i, part in enumerate(parts):
-        if _same(case.hand, part):
+        if same(case.hand, part):
             return Cause("some-examples", f"of {len(parts)} examples only {i} counts")
-        if _same(case.hand, every - part):
+        if same(case.hand, every - part):
             return Cause("some-examples", f"of {len(parts)} examples all count but {i}")
     weights, *_ = np.linalg.lstsq(flat.T, case.hand.ravel(), rcond=None)
-    if not _same(weights @ flat, case.hand.ravel()) or np.linalg.matrix_rank(flat) < len(flat):
+    if not same(weights @ flat, case.hand.ravel()) or np.linalg.matrix_rank(flat) < len(flat):
         return None
     out = np.flatnonzero(abs(weights) < EXPLAINED)
     if len(out) and np.allclose(np.delete(weights, out), 1, atol=EXPLAINED):
@@ -138,27 +146,83 @@ def _some_examples(case: Case) -> Cause | None:
     return Cause("some-examples", f"the examples weigh {shown} rather than 1 each")
 
 
-def _edge(case: Case) -> Cause | None:
-    off = case.hand - case.exact
-    fits = []
-    for where, owed in case.edges():
-        # Times alpha along the edge, the gradient is exact + (alpha - 1) owed.
-        k = _factor(off, owed)
-        if k is not None and (where.operand is not None or abs(1 + k) <= EXPLAINED):
-            fits.append((where, 1 + k))
+def _variant(case: Case) -> Cause | None:
+    """The gradient of a variant of the primal; of several, one that explains all leaves."""
+    off, fits = case.hand - case.exact, []
+    for order, (what, gradient, everywhere) in enumerate(case.variants()):
+        if same(case.hand, gradient):
+            fits.append((not everywhere, ORDER.index(what.kind), 0.0, order, what))
+        elif what.kind == "edge":
+            # Times alpha along the edge, the gradient is exact + (alpha - 1) of what it owes to it.
+            k = _factor(off, case.exact - gradient)
+            if k is not None:
+                fits.append((True, len(ORDER), abs(k + 2) > EXPLAINED, order, what, 1 + k))
     if not fits:
         return None
-    # Of several, the one that is simplest to say.
-    where, alpha = min(fits, key=lambda fit: (abs(fit[1]) > EXPLAINED, abs(fit[1] + 1) > EXPLAINED))
-    if where.operand is None:
-        return Cause("local-derivative", f"that of `{where.primitive}` is missing", where.source)
-    how = (
-        "is missing"
-        if abs(alpha) <= EXPLAINED
-        else f"is multiplied by {_named(alpha, case.constants)}"
+    *_, what = best = min(fits, key=lambda fit: fit[:4])
+    if best[1] == len(ORDER):
+        *_, what, alpha = best
+        how = f"is multiplied by {_named(alpha, case.constants)}"
+        return Cause("edge", f"{_through(what)} {how}", what.source)
+    return Cause(*_SAID[what.kind](what), what.source)
+
+
+def _two_edges(case: Case) -> Cause | None:
+    """The derivatives along two edges are missing, neither of which lies behind the other."""
+    off = (case.hand - case.exact).ravel()
+    edges = [
+        (what, (g - case.exact).ravel()) for what, g, _ in case.variants() if what.kind == "edge"
+    ]
+    edges = [(what, cut) for what, cut in edges if cut.any()][:TWO]
+    if len(edges) < 2 or off.size < 2:
+        return None
+    cuts = np.stack([cut for _, cut in edges])
+    gram, along = cuts @ cuts.T, cuts @ off
+    # |off - a - b|^2, from the products of all.
+    size = np.diag(gram)
+    left = (
+        np.diag(np.full(len(cuts), np.inf))
+        + off @ off
+        - 2 * (along[:, None] + along)
+        + size[:, None]
+        + size
+        + 2 * gram
     )
-    message = f"the derivative through operand {where.operand} of `{where.primitive}` {how}"
-    return Cause("edge", message, where.source)
+    i, j = np.unravel_index(np.argmin(left), left.shape)
+    if not same(off, cuts[i] + cuts[j]):
+        return None
+    first, second = (edges[k][0] for k in sorted((int(i), int(j))))
+    words = f"{_through(first)} is missing, and {_through(second)} ({_short(second.source)}) too"
+    return Cause("edge", words, first.source)
+
+
+def _through(what: Variant) -> str:
+    return f"the derivative through operand {what.operand} of `{what.primitive}`"
+
+
+def _short(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+# What to say of a variant: the cause, and the sentence.
+_SAID: dict[str, Callable[[Variant], tuple[str, str]]] = {
+    "edge": lambda v: ("edge", f"{_through(v)} is missing"),
+    "line": lambda v: ("edge", "the derivative through all of this line is missing"),
+    "own": lambda v: ("local-derivative", f"that of `{v.primitive}` is missing"),
+    "operand": lambda v: (
+        "wrong-operand",
+        f"in {_through(v)} stands {v.other} where {v.meant} belongs",
+    ),
+    "branch": lambda v: (
+        "other-branch",
+        f"the derivative of `{v.primitive}` goes through operand {v.operand} everywhere",
+    ),
+    "forced": lambda v: (
+        "other-branch",
+        f"it is the gradient of the forward with operand {v.operand} of `{v.primitive}` everywhere",
+    ),
+}
+ORDER = list(_SAID)
 
 
 def _term(case: Case) -> Cause | None:
@@ -176,18 +240,30 @@ def _term(case: Case) -> Cause | None:
     return None
 
 
+def _some_named(case: Case) -> Cause | None:
+    """Some elements that something known sets apart, and wrong by one factor."""
+    cause = _some_elements(case)
+    told = cause is not None and (
+        "times what they must be" in cause.message or "are 0" in cause.message
+    )
+    return cause if told and "those" in cause.message else None
+
+
 def _some_elements(case: Case) -> Cause | None:
     count, size = int(case.wrong.sum()), case.wrong.size
-    if not 0 < count <= FEW * size:
+    place = next(_places(case), None)
+    if not 0 < count < size or (count > FEW * size and place is None):
         return None
     ratio = case.hand[case.wrong] / np.where(case.exact[case.wrong], case.exact[case.wrong], np.nan)
     words = f"{count} of {size} elements are wrong"
-    if np.isfinite(ratio).all() and np.ptp(ratio) <= EXPLAINED * max(1.0, abs(ratio[0])):
-        words += f": they are {_named(float(ratio[0]), case.constants)} times what they must be"
-    elif not case.hand[case.wrong].any():
+    if not case.hand[case.wrong].any():
         words += ": they are 0"
-    if where := next(_places(case), None):
-        words += f"; they are those {where}"
+    elif np.isfinite(ratio).all() and np.ptp(ratio) <= EXPLAINED * max(1.0, abs(ratio[0])):
+        words += f": they are {_named(float(ratio[0]), case.constants)} times what they must be"
+    elif not case.exact[case.wrong].any():
+        words += ": they must be 0"
+    if place:
+        words += f"; they are those {place}"
     return Cause("some-elements", words)
 
 
@@ -219,11 +295,41 @@ def _places(case: Case) -> Iterator[str]:
             ):
                 if (mask == case.wrong).all():
                     yield f"where {name} is {word}"
+    if case.wrong.ndim:
+        yield from _rows(case)
     for axis in range(case.wrong.ndim):
         lines = np.moveaxis(case.wrong, axis, 0).reshape(case.wrong.shape[axis], -1)
         hit = lines.any(axis=1)
         if (lines[hit]).all() and not hit.all():
             yield f"at {_listed(np.flatnonzero(hit))} along axis {axis}"
+
+
+def _rows(case: Case) -> Iterator[str]:
+    """Which rows, told by the integers that may have pointed at them."""
+    flat = case.wrong.reshape(len(case.wrong), -1)
+    rows = flat.any(axis=1)
+    for name, numbers in case.integers.items():
+        times = np.bincount(
+            numbers[(numbers >= 0) & (numbers < len(rows))].ravel(), minlength=len(rows)
+        )
+        for words, which in (
+            (f"that {name} names", times > 0),
+            (f"that {name} names more than once", times > 1),
+            (f"that {name} does not name", times == 0),
+        ):
+            if (which == rows).all() and 0 < which.sum() < len(rows):
+                yield f"in the rows {words}"
+        if numbers.shape == case.wrong.shape[:1] and case.wrong.ndim == 2:
+            label = np.arange(case.wrong.shape[1]) == numbers[:, None]
+            if (label == case.wrong).all():
+                yield f"that {name} points at"
+            if (label != case.wrong).all():
+                yield f"that {name} does not point at"
+    if case.wrong.ndim == 2:
+        i, j = np.indices(case.wrong.shape)
+        for words, which in (("on", i == j), ("above", i < j), ("below", i > j)):
+            if (which == case.wrong).all():
+                yield f"{words} the diagonal"
 
 
 def _factor(hand: np.ndarray, exact: np.ndarray) -> float | None:
@@ -235,7 +341,8 @@ def _factor(hand: np.ndarray, exact: np.ndarray) -> float | None:
     return k if k and _norm(hand - k * exact) <= EXPLAINED * _norm(hand) else None
 
 
-def _same(hand: np.ndarray, guess: np.ndarray) -> bool:
+def same(hand: np.ndarray, guess: np.ndarray) -> bool:
+    """Whether a guess leaves next to nothing of it."""
     return hand.shape == guess.shape and _norm(hand - guess) <= EXPLAINED * _norm(guess)
 
 

@@ -1,57 +1,121 @@
 """The primal of a function: what it computes, without the derivative rules that people gave it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 # Programs within a program that only group equations.
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-CONTROL = {"scan", "while", "cond"}
 CUSTOM = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call"}
 
 
-class Edge(NamedTuple):
-    """One operand of one equation of a primal."""
+class Walk:
+    """An evaluation of a program, equation by equation, without its custom rules.
 
-    primitive: str
-    operand: int | None  # None for the equation's own derivative, in place of which stands 1
-    source: str  # file:line
+    A subclass may change what an equation is given and what it returns. `place` tells one
+    equation from all others, in every evaluation of the same function.
+    """
+
+    def __init__(self) -> None:
+        self.place: tuple[int, ...] = ()
+        self.rules: set[tuple[int, ...]] = set()  # places where a custom_vjp is called
+
+    def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+        """What the equation is evaluated with."""
+        return values
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        """What it counts as having returned."""
+        return results
+
+    def within(self, eqn: Any, f: Callable[[], list[Any]]) -> list[Any]:
+        """What a loop's body or a branch returns, f being its evaluation."""
+        return f()
+
+    def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
+        """The outputs of a jaxpr."""
+        jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
+        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known.update(zip(jaxpr.invars, args, strict=True))
+
+        def value(v: Any) -> Any:
+            return v.val if hasattr(v, "val") else known[v]
+
+        here = self.place
+        for i, eqn in enumerate(jaxpr.eqns):
+            self.place = (*here, i)
+            results = self._equation(eqn, [value(v) for v in eqn.invars])
+            known.update(zip(eqn.outvars, results, strict=True))
+        self.place = here
+        return [value(v) for v in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, values: list[Any]) -> list[Any]:
+        name = eqn.primitive.name
+        if name.startswith("custom_vjp"):
+            self.rules.add(self.place)
+        if name in INLINED | CUSTOM:
+            inner = next(eqn.params[k] for k in ("call_jaxpr", "jaxpr") if k in eqn.params)
+            return self.run(inner, values)
+        given = list(self.given(eqn, values))
+        if name in ("scan", "while", "cond"):
+            return getattr(self, f"_{name}")(eqn, given)
+        results = eqn.primitive.bind(*given, **eqn.params)
+        return self.found(eqn, values, results if eqn.primitive.multiple_results else [results])
+
+    def _part(self, eqn: Any, number: int, program: Any, args: Sequence[Any]) -> list[Any]:
+        """One of the programs of a loop or a choice, which JAX may well trace more than once."""
+        here, self.place = self.place, (*self.place, number)
+        results = self.within(eqn, partial(self.run, program, args))
+        self.place = here
+        return results
+
+    def _scan(self, eqn: Any, values: list[Any]) -> list[Any]:
+        p = eqn.params
+        consts, carries = p["num_consts"], p["num_carry"]
+        fixed, carry = values[:consts], values[consts : consts + carries]
+
+        def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+            results = self._part(eqn, 0, p["jaxpr"], [*fixed, *carry, *x])
+            return _like(results[:carries], carry), results[carries:]
+
+        options = {k: p[k] for k in ("length", "reverse", "unroll")}
+        carry, ys = jax.lax.scan(body, carry, values[consts + carries :], **options)
+        return [*carry, *ys]
+
+    def _while(self, eqn: Any, values: list[Any]) -> list[Any]:
+        p = eqn.params
+        n, m = p["cond_nconsts"], p["body_nconsts"]
+        asked, fixed = values[:n], values[n : n + m]
+
+        def more(carry: list[Any]) -> Any:
+            return self._part(eqn, 0, p["cond_jaxpr"], [*asked, *carry])[0]
+
+        def body(carry: list[Any]) -> list[Any]:
+            return _like(self._part(eqn, 1, p["body_jaxpr"], [*fixed, *carry]), carry)
+
+        return jax.lax.while_loop(more, body, values[n + m :])
+
+    def _cond(self, eqn: Any, values: list[Any]) -> list[Any]:
+        branches = [
+            lambda *args, i=i, branch=branch: self._part(eqn, i, branch, args)
+            for i, branch in enumerate(eqn.params["branches"])
+        ]
+        return jax.lax.switch(values[0], branches, *values[1:])
 
 
-class _Walk:
-    """What an evaluation meets, and what it does to the derivative along each edge."""
+def _like(results: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
+    # What an altered derivative goes through may have lost a dtype that the loop insists on.
+    return [
+        r if r.dtype == c.dtype else r.astype(c.dtype) for r, c in zip(results, carry, strict=True)
+    ]
 
-    def __init__(self, alphas: Any = None):
-        self.alphas, self.edges, self.rules = alphas, [], 0
 
-    def scaled(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
-        """The operands, the derivative along the i-th edge met being multiplied by alphas[i]."""
-        result = list(values)
-        for i, v in enumerate(values):
-            if not jnp.issubdtype(jnp.result_type(v), jnp.floating):
-                continue
-            if self.alphas is not None:
-                still = jax.lax.stop_gradient(v)
-                alpha = self.alphas[len(self.edges)].astype(still.dtype)
-                result[i] = still + alpha * (v - still)
-            self.edges.append(Edge(eqn.primitive.name, i, _source(eqn)))
-        return result
-
-    def plain(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
-        """The results; of the derivative of an elementwise equation alphas[i] is left, else 1."""
-        if not (len(values) == len(results) == 1 and jnp.shape(values[0]) == results[0].shape):
-            return results
-        x, (y,) = values[0], results
-        if x.dtype != y.dtype or not jnp.issubdtype(y.dtype, jnp.floating):
-            return results
-        if self.alphas is not None:
-            one = jax.lax.stop_gradient(y) + x - jax.lax.stop_gradient(x)
-            alpha = self.alphas[len(self.edges)].astype(y.dtype)
-            y = one + alpha * (y - one)
-        self.edges.append(Edge(eqn.primitive.name, None, _source(eqn)))
-        return [y]
+def evaluated(f: Callable[..., Any], args: Sequence[Any], walk: Walk) -> Any:
+    """f(*args), by that walk through its program."""
+    program, out = jax.make_jaxpr(f, return_shape=True)(*args)
+    return jax.tree.unflatten(jax.tree.structure(out), walk.run(program, jax.tree.leaves(args)))
 
 
 def stripped(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +123,7 @@ def stripped(f: Callable[..., Any]) -> Callable[..., Any]:
 
     What it returns is computed as f computes it; its derivative is JAX's own.
 
+    >>> import jax.numpy as jnp
     >>> @jax.custom_vjp
     ... def wrong(x):
     ...     return jnp.sin(x)
@@ -66,82 +131,17 @@ def stripped(f: Callable[..., Any]) -> Callable[..., Any]:
     >>> float(jax.grad(wrong)(0.0)), float(jax.grad(stripped(wrong))(0.0))
     (7.0, 1.0)
     """
-
-    def primal(*args: Any) -> Any:
-        return _evaluated(f, args, _Walk())
-
-    return primal
+    return lambda *args: evaluated(f, args, Walk())
 
 
 def rules(f: Callable[..., Any], *args: Any) -> int:
     """How many calls of functions with a custom_vjp f makes, each within a loop counted once."""
-    walk = _Walk()
-    jax.eval_shape(lambda *args: _evaluated(f, args, walk), *args)
-    return walk.rules
+    walk = Walk()
+    jax.eval_shape(lambda *args: evaluated(f, args, walk), *args)
+    return len(walk.rules)
 
 
-def edges(f: Callable[..., Any], *args: Any) -> list[Edge]:
-    """Every floating operand of the primal's equations, loops being one equation."""
-    walk = _Walk()
-    jax.eval_shape(lambda *args: _evaluated(f, args, walk), *args)
-    return walk.edges
-
-
-def with_edges_scaled(f: Callable[..., Any]) -> Callable[..., Any]:
-    """(alphas, *args) -> f(*args), where of the derivative along edge i alphas[i] is left."""
-
-    def primal(alphas: jax.Array, *args: Any) -> Any:
-        return _evaluated(f, args, _Walk(alphas))
-
-    return primal
-
-
-def _evaluated(f: Callable[..., Any], args: Sequence[Any], walk: _Walk) -> Any:
-    program, out = jax.make_jaxpr(f, return_shape=True)(*args)
-    values = _evaluate(program, jax.tree.leaves(args), walk)
-    return jax.tree.unflatten(jax.tree.structure(out), values)
-
-
-def _evaluate(program: Any, args: Sequence[Any], walk: _Walk) -> list[Any]:
-    jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
-    known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    known.update(zip(jaxpr.invars, args, strict=True))
-
-    def value(v: Any) -> Any:
-        return v.val if hasattr(v, "val") else known[v]
-
-    for eqn in jaxpr.eqns:
-        name, values = eqn.primitive.name, [value(v) for v in eqn.invars]
-        walk.rules += name.startswith("custom_vjp")
-        if name in INLINED | CUSTOM:
-            inner = next(eqn.params[k] for k in ("call_jaxpr", "jaxpr") if k in eqn.params)
-            results = _evaluate(inner, values, walk)
-        else:
-            params = eqn.params
-            if name in CONTROL:
-                params = {k: _without_rules(v, walk) for k, v in params.items()}
-            results = eqn.primitive.bind(*walk.scaled(eqn, values), **params)
-            results = results if eqn.primitive.multiple_results else [results]
-            results = walk.plain(eqn, values, results)
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [value(v) for v in jaxpr.outvars]
-
-
-def _without_rules(param: Any, walk: _Walk) -> Any:
-    """A parameter of a loop or a choice; the programs in it traced anew without their rules."""
-    if isinstance(param, tuple):
-        return tuple(_without_rules(p, walk) for p in param)
-    if not hasattr(getattr(param, "jaxpr", param), "eqns"):
-        return param
-    inner = _Walk()
-    avals = [v.aval for v in getattr(param, "jaxpr", param).invars]
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
-    traced = jax.make_jaxpr(lambda *args: _evaluate(param, args, inner))(*shapes)
-    walk.rules += inner.rules
-    return traced
-
-
-def _source(eqn: Any) -> str:
+def source(eqn: Any) -> str:
     """file:line of the caller's expression that an equation comes from; "" where nothing tells."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():

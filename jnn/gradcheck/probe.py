@@ -45,6 +45,13 @@ class Seen(NamedTuple):
     y_exact: tuple[Any, ...]
     contract: dict[str, Any]  # what the gradient is at other cotangents
 
+    def worst(self, leaf: int, wrong: np.ndarray, most: int = 20) -> tuple[tuple[int, ...], ...]:
+        """The indices of the wrong elements of a leaf, the worst first."""
+        hand, exact = self.hand[leaf], self.exact[leaf]
+        off = np.where(np.isfinite(hand), abs(hand - exact), np.inf)
+        order = np.argsort(-np.where(wrong, off, -1), axis=None)[: min(wrong.sum(), most)]
+        return tuple(tuple(int(k) for k in np.unravel_index(n, wrong.shape)) for n in order)
+
 
 def floats(tree: Any) -> tuple[Any, ...]:
     """The floating leaves of a tree."""

@@ -14,6 +14,8 @@ CAUSES = {
     "missing-term": "something that is known by name has been left out",
     "some-examples": "only some of the examples count",
     "some-elements": "it is wrong at some elements and right at all others",
+    "wrong-operand": "the backward pass used another tensor than it must, or a transposed one",
+    "other-branch": "it is the gradient of the forward with one branch taken everywhere",
     "edge": "the derivative along one path of the forward is cut or scaled",
     "local-derivative": "the derivative of one operation is another function",
     "nonlinear": "it is not linear in the cotangent",

@@ -1,0 +1,108 @@
+"""What is checked: a function and its arguments; and when two gradients are alike."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.gradcheck.primal import rules
+from jnn.gradcheck.probe import Flat, bare, exact_gradient, gradient
+
+
+class Target:
+    """A function, its arguments in float64, and the reference that its gradient must equal.
+
+    Make it, and use it, with x64 switched on.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        args: tuple[Any, ...],
+        reference: Callable[..., Any] | None,
+        roots: Sequence[str],
+        seed: int | jax.Array,
+    ):
+        if not callable(f):
+            raise ValueError(f"f is {f!r}; it must be a function, whose arguments follow")
+        with_paths, tree = jax.tree.flatten_with_path(args)
+        arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for _, a in with_paths]
+        floating = tuple(bool(jnp.issubdtype(a.dtype, jnp.floating)) for a in arrays)
+        if not any(floating):
+            raise ValueError("args hold no floats, so there is no gradient to check")
+        self.flat = Flat(f, tree, floating)
+        self.primal = Flat(f if reference is None else reference, tree, floating)
+        self.reference = bare(self.flat) if reference is None else self.primal
+        self.given = tuple(a for a, m in zip(arrays, floating, strict=True) if m)
+        self.leaves = tuple(a.astype(jnp.float64) for a in self.given)
+        self.others = tuple(a for a, m in zip(arrays, floating, strict=True) if not m)
+        self.names = tuple(
+            roots[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in with_paths
+        )
+        self.paths = [name for name, m in zip(self.names, floating, strict=True) if m]
+        if isinstance(seed, jax.Array):
+            seed = int(jax.random.bits(seed, dtype=jnp.uint32))
+        self.rng, self.key = np.random.default_rng(seed), jax.random.key(seed)
+        self.plain = reference is None and not rules(f, *args)
+
+    @property
+    def integers(self) -> dict[str, np.ndarray]:
+        """The arguments that hold integers, by name."""
+        still = [n for n, m in zip(self.names, self.flat.floating, strict=True) if not m]
+        return {
+            name: np.asarray(a)
+            for name, a in zip(still, self.others, strict=True)
+            if jnp.issubdtype(a.dtype, jnp.integer)
+        }
+
+    def refused(self) -> str | None:
+        """What JAX refuses of the gradient's structure, if anything."""
+        y = jax.eval_shape(self.flat, self.leaves, self.others)
+        if not y:
+            raise ValueError("f returns no floats, so there is no gradient to check")
+        try:
+            jax.eval_shape(partial(gradient, self.flat), self.leaves, self.others, y)
+        except (TypeError, ValueError) as error:
+            return str(error).splitlines()[0]
+        return None
+
+    def cotangents(self, leaves: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Two of them, Gaussian, and such that every output counts alike."""
+        y = values(self.flat, leaves, self.others)
+
+        def drawn() -> tuple[Any, ...]:
+            return tuple(jnp.asarray(self.rng.standard_normal(a.shape) / typical(a)) for a in y)
+
+        return drawn(), drawn()
+
+
+def typical(a: Any) -> float:
+    """The root mean square, or 1 where it is 0 or not finite."""
+    size = root_mean_square(a)
+    return size if np.isfinite(size) and size > 0 else 1.0
+
+
+def root_mean_square(a: Any) -> float:
+    """The root of the mean square, in float64; 0 of nothing."""
+    a = np.asarray(a, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.square(a).mean())) if a.size else 0.0
+
+
+def close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-10) -> bool:
+    """Alike but for the rounding of a long computation in float64, unless told otherwise."""
+    unit = typical(b) + abs(b)
+    return bool((abs(a - b) <= tolerance * unit).all()) or np.array_equal(a, b, equal_nan=True)
+
+
+@partial(jax.jit, static_argnums=0)
+def values(f: Flat, leaves: Any, others: Any) -> Any:
+    """The outputs."""
+    return f(leaves, others)
+
+
+compiled = jax.jit(gradient, static_argnums=0)
+compiled_exact = jax.jit(exact_gradient, static_argnums=0)

@@ -1,0 +1,205 @@
+"""Slips that a backward pass can make, each made on purpose in the derivative of a primal.
+
+Every variant is the primal with one thing about its derivative changed, or one choice of its
+forward forced. The gradients of all of them come from one compiled program, in which a vector of
+switches, an argument, says what is changed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jnn.gradcheck.primal import Walk, evaluated, source
+from jnn.gradcheck.probe import Flat, floats
+
+BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
+CANDIDATES = 16  # tensors that may have been taken for another, for each operand
+MOST = 600  # variants, and of numbers in the gradients of all of them
+NUMBERS = 2e7
+
+
+class Variant(NamedTuple):
+    """One change.
+
+    kind   "edge": the derivative along one operand is cut; "line": along all operands of one line
+           "own": the derivative of an elementwise equation is 1
+           "operand": a product's derivative takes `other` for its other factor
+           "branch": the derivative of a choice goes one way everywhere; "forced": so does its value
+    """
+
+    kind: str
+    primitive: str
+    operand: int
+    source: str
+    other: str = ""
+    meant: str = ""  # what `other` stands in place of
+
+
+Key = tuple[Any, ...]
+
+
+class _Changes(Walk):
+    """A walk that makes the changes that are `on`, by their key; with None it only lists them."""
+
+    def __init__(self, names: Sequence[str], on: dict[Key, Any] | None = None):
+        super().__init__()
+        self.on, self.listed = on, {}
+        self.scope: list[tuple[str, Any]] = []
+        self.names = names
+
+    def change(
+        self, kind: str, eqn: Any, operand: int, other: str = "", meant: str = "", number: int = 0
+    ) -> Any:
+        """Whether it is on, a traced bool; None where it cannot be."""
+        key = (self.place, kind, operand, number)
+        where = Variant(kind, eqn.primitive.name, operand, source(eqn), other, meant)
+        self.listed.setdefault(key, where)
+        return None if self.on is None else self.on.get(key)
+
+    def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
+        if not self.place:
+            self.scope += zip(self.names, args, strict=True)
+        return super().run(program, args)
+
+    def within(self, eqn: Any, f: Callable[[], list[Any]]) -> list[Any]:
+        outer, self.scope = self.scope, list(self.scope)  # what is computed inside stays there
+        results = f()
+        self.scope = outer
+        return results
+
+    def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+        changed = list(values)
+        for i, v in enumerate(values):
+            if _floating(v) and (on := self.change("edge", eqn, i)) is not None:
+                changed[i] = jnp.where(on, jax.lax.stop_gradient(v), v)
+        return changed
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        if len(results) == 1 and _floating(results[0]):
+            y, name = results[0], eqn.primitive.name
+            y = self.own(eqn, values, y)
+            if name in BILINEAR:
+                y = self.operands(eqn, values, y)
+            if name in CHOICES:
+                y = self.branches(eqn, values, y, CHOICES[name])
+            results = [y]
+        where = source(eqn).rpartition("/")[2]
+        name = f"`{eqn.primitive.name}`" + f" of {where}" * bool(where)
+        self.scope += [(name, r) for r in results if _floating(r) and jnp.ndim(r)]
+        return results
+
+    def own(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:
+        """The derivative of an elementwise equation of one operand is 1."""
+        if len(values) != 1 or jnp.shape(values[0]) != y.shape or not _floating(values[0]):
+            return y
+        (x,) = values
+        if x.dtype != y.dtype or (on := self.change("own", eqn, 0)) is None:
+            return y
+        return jnp.where(on, jax.lax.stop_gradient(y) + x - jax.lax.stop_gradient(x), y)
+
+    def operands(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:
+        """The derivative with respect to one factor of a product takes another for the other."""
+        for i, meant in enumerate(values):
+            factor = values[1 - i]
+            if not _floating(meant) or not _floating(factor) or not jnp.size(meant) > 1:
+                continue
+            taken = None
+            called = next((n for n, v in reversed(self.scope) if v is meant), "the other factor")
+            for number, (name, other) in enumerate(self._alike(meant)):
+                on = self.change("operand", eqn, 1 - i, name, called, number)
+                if on is not None:
+                    taken = jnp.where(on, other, meant if taken is None else taken)
+            if taken is None:
+                continue
+            # inf - inf would spoil what is not even on.
+            off = jax.lax.stop_gradient(jnp.where(taken == meant, 0, taken - meant))
+            moving = factor - jax.lax.stop_gradient(factor)
+            pair = (off, moving) if i == 0 else (moving, off)
+            y += eqn.primitive.bind(*pair, **eqn.params)
+        return y
+
+    def branches(self, eqn: Any, values: Sequence[Any], y: Any, first: int) -> Any:
+        for i, v in enumerate(values[first:], first):
+            if jnp.shape(v) != y.shape or not _floating(v):
+                continue
+            if (on := self.change("branch", eqn, i)) is not None:
+                y = jnp.where(on, jax.lax.stop_gradient(y) + v - jax.lax.stop_gradient(v), y)
+            if (on := self.change("forced", eqn, i)) is not None:
+                y = jnp.where(on, v, y)
+        return y
+
+    def _alike(self, meant: Any) -> Iterator[tuple[str, Any]]:
+        """What could have been taken for a factor: transposed, 1, or another of its shape."""
+        if jnp.ndim(meant) == 2 and len({*meant.shape}) == 1:
+            yield "its transpose", meant.T
+        yield "1", jnp.ones_like(meant)
+        last = [
+            (name, v)
+            for name, v in self.scope
+            if v is not meant and jnp.shape(v) == jnp.shape(meant) and v.dtype == meant.dtype
+        ]
+        yield from last[:CANDIDATES]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All changes to a primal at some arguments, and the gradients that they give."""
+
+    primal: Flat
+    names: tuple[str, ...]
+
+    def listed(self, leaves: Any, others: Any) -> dict[Key, Variant]:
+        """What can be changed."""
+        walk = _Changes(self.names)
+        args = self.primal.arguments(leaves, others)
+        jax.eval_shape(lambda *args: evaluated(self.primal.f, args, walk), *args)
+        return walk.listed
+
+    def gradients(
+        self, leaves: Any, others: Any, v: Any
+    ) -> tuple[list[Variant], tuple[np.ndarray, ...]]:
+        """Each variant, and for each leaf the gradients that they give, stacked."""
+        listed = self.listed(leaves, others)
+        size = sum(a.size for a in (*leaves, *v))
+        kinds = ("edge", "own", "branch", "forced", "operand")
+        keys = sorted(listed, key=lambda key: kinds.index(key[1]))
+        keys = keys[: min(MOST, int(NUMBERS / size))]
+        variants = [listed[key] for key in keys]
+        rows = [np.arange(len(keys)) == k for k in range(len(keys))]
+        lines: dict[str, list[int]] = {}
+        for k, variant in enumerate(variants):
+            if variant.kind == "edge" and variant.source:
+                lines.setdefault(variant.source, []).append(k)
+        for line, members in lines.items():
+            if len(members) > 1:
+                rows.append(np.isin(np.arange(len(keys)), members))
+                variants.append(Variant("line", "", 0, line))
+        if not rows:
+            return [], ()
+        found = _gradients(self, tuple(keys), leaves, others, v, jnp.asarray(np.stack(rows)))
+        return variants, tuple(map(np.asarray, found))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(
+    of: Variants, keys: tuple[Key, ...], leaves: Any, others: Any, v: Any, rows: jax.Array
+) -> Any:
+    def gradient(row: jax.Array) -> Any:
+        def primal(*leaves: Any) -> Any:
+            walk = _Changes(of.names, dict(zip(keys, row, strict=True)))
+            return floats(evaluated(of.primal.f, of.primal.arguments(leaves, others), walk))
+
+        return jax.vjp(primal, *leaves)[1](v)
+
+    return jax.lax.map(gradient, rows)
+
+
+def _floating(v: Any) -> bool:
+    dtype = v.dtype if hasattr(v, "dtype") else np.asarray(v).dtype
+    return bool(jnp.issubdtype(dtype, jnp.floating))

@@ -125,7 +125,7 @@ WRONG = {
         "scale",
         "11, 11 being the length of axis 0",
     ),
-    "keep": (dense(dx=lambda x, w, dy: 0.9 * dy @ w.T), (X, P), "scale", "0.9 = 1 - rate"),
+    "keep": (dense(dx=lambda x, w, dy: 0.9 * dy @ w.T), (X, P), "scale", r"0.9 \(1 - rate\) times"),
     "minus": (dense(dw=lambda x, w, dy: -x.T @ dy), (X, P), "sign", "minus"),
     "none": (dense(db=lambda dy: 0 * dy[0]), (X, P), "zero", "0 everywhere"),
     "transposed": (

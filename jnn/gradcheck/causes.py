@@ -259,7 +259,7 @@ def _some_elements(case: Case) -> Cause | None:
     if not case.hand[case.wrong].any():
         words += ": they are 0"
     elif np.isfinite(ratio).all() and np.ptp(ratio) <= EXPLAINED * max(1.0, abs(ratio[0])):
-        words += f": they are {_named(float(ratio[0]), case.constants)} times what they must be"
+        words += f": they are {ratio[0]:.6g} times what they must be"
     elif not case.exact[case.wrong].any():
         words += ": they must be 0"
     if place:
@@ -354,7 +354,7 @@ def _named(k: float, constants: Mapping[str, float]) -> str:
     """The number, and what it is recognised as."""
     for name, value in constants.items():
         if math.isclose(k, value, rel_tol=EXPLAINED):
-            return name if name.startswith(f"{k:.6g}") else f"{k:.6g} = {name}"
+            return f"{k:.6g} ({name})"
     return f"{k:.6g}"
 
 

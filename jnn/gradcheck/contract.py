@@ -46,9 +46,9 @@ def linear(seen: Seen, paths: Sequence[str], regime: str) -> list[Finding]:
 def again(target: Target) -> tuple[list[Finding], list[str]]:
     """Whether it is the same after another use, uncompiled and vmapped; and what cannot be told."""
     flat, others = target.flat, target.others
-    v, w = target.cotangents(target.leaves)
+    v, w = target.draws()
     want = compiled(flat, target.leaves, others, v)
-    elsewhere = tuple(a * 1.5 for a in target.leaves)
+    elsewhere = tuple(1.5 * np.asarray(a) for a in target.leaves)
 
     def after_another_use() -> Any:
         compiled(flat, elsewhere, others, w)
@@ -58,7 +58,7 @@ def again(target: Target) -> tuple[list[Finding], list[str]]:
         "called again": after_another_use,
         "not compiled": lambda: gradient(flat, target.leaves, others, v),
         "vmapped": lambda: jax.tree.map(
-            lambda a: a[1], _vmapped(flat, *_twice((target.leaves, others, v)))
+            lambda a: np.asarray(a)[1], _vmapped(flat, target.leaves, others, v)
         ),
     }
     found, notes = [], []
@@ -81,13 +81,13 @@ def numerics(target: Target) -> list[Finding]:
     """What it loses in the arguments' own dtype, beside what autodiff loses there."""
     if all(a.dtype == jnp.float64 for a in target.given):
         return []
-    v, _ = target.cotangents(target.leaves)
+    v, _ = target.draws()
     with jax.enable_x64(False):
         y = jax.eval_shape(target.flat, target.given, target.others)
         low = tuple(np.asarray(a).astype(o.dtype) for a, o in zip(v, y, strict=True))
         _, hand = compiled(target.flat, target.given, target.others, low)
         _, auto = compiled_exact(target.reference, target.given, target.others, low)
-    wide = tuple(jnp.asarray(a, jnp.float64) for a in low)
+    wide = tuple(np.asarray(a, np.float64) for a in low)
     _, exact = compiled_exact(target.reference, target.leaves, target.others, wide)
     found = []
     for path, given, *here in zip(target.paths, target.given, hand, auto, exact, strict=True):
@@ -100,10 +100,6 @@ def numerics(target: Target) -> list[Finding]:
     return found
 
 
-def _twice(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.stack([a, a]), tree)
-
-
 def _ends(found: Any) -> list[Any]:
     """The first output, and all gradients."""
     y, grads = found
@@ -112,4 +108,5 @@ def _ends(found: Any) -> list[Any]:
 
 @partial(jax.jit, static_argnums=0)
 def _vmapped(f: Flat, leaves: Any, others: Any, v: Any) -> Any:
-    return jax.vmap(partial(gradient, f))(leaves, others, v)
+    twice = jax.tree.map(lambda a: jnp.stack([a, a]), (leaves, others, v))
+    return jax.vmap(partial(gradient, f))(*twice)

@@ -25,7 +25,6 @@ class Diagnosis:
     target: Target
     known: Mapping[str, float]
     leaves: tuple[Any, ...]
-    v: tuple[Any, ...]
     seen: Seen
     wrong: Mapping[int, np.ndarray]  # by leaf, which elements
     regime: str
@@ -40,7 +39,7 @@ class Diagnosis:
         named = dict(zip(target.paths, map(np.asarray, self.leaves), strict=True))
         others = dict(zip(target.paths, seen.exact, strict=True))
         del others[target.paths[i]]
-        for k, (y, dy) in enumerate(zip(seen.y_exact, self.v, strict=True)):
+        for k, (y, dy) in enumerate(zip(seen.y_exact, self.seen.v, strict=True)):
             named |= {f"output {k}": y, f"the cotangent of output {k}": np.asarray(dy)}
         shapes = {path: tensor.shape for path, tensor in named.items()}
         case = causes.Case(
@@ -63,19 +62,19 @@ class Diagnosis:
 
     def parts(self, i: int) -> np.ndarray | None:
         """What each example adds to the exact gradient of leaf i, if outputs have examples."""
-        sizes = {a.shape[:1] for a in self.v}
+        sizes = {a.shape[:1] for a in self.seen.v}
         (n,) = next(iter(sizes)) if len(sizes) == 1 and sizes != {()} else (0,)
         if not 2 <= n <= MANY_EXAMPLES:
             return None
         target = self.target
-        return np.asarray(_parts(target.reference, self.leaves, target.others, self.v, n)[i])
+        return np.asarray(_parts(target.reference, self.leaves, target.others, self.seen.v, n)[i])
 
     @cached_property
     def variants(self) -> tuple[list[Variant], tuple[np.ndarray, ...]]:
         """Every variant of the primal, and the gradients that it gives, by leaf."""
         of = Variants(self.target.primal, self.target.names)
         try:
-            return of.gradients(self.leaves, self.target.others, self.v)
+            return of.gradients(self.leaves, self.target.others, self.seen.v)
         except ValueError as error:
             if "everse-mode" in str(error):  # as through a while loop
                 return [], ()

@@ -34,7 +34,7 @@ def check_gradients(
     reference: Callable[..., Any] | None = None,
     known: Mapping[str, float] | None = None,
     regimes: str | Sequence[str] = "default",
-    key: int = 0,
+    key: int | jax.Array = 0,
 ) -> Report:
     """Whether a function's hand-written gradient is right, and if not, what is wrong, in words.
 
@@ -44,7 +44,7 @@ def check_gradients(
     known       constants to recognise a wrong factor by, such as {"rate": 0.1}
     regimes     "default" for all of "given", "moved", "zero", "tied", "large" and "small" values
                 of the arguments, or the names of some
-    key         a number, from which the cotangents are drawn
+    key         a number or a JAX key, from which the cotangents are drawn
 
     The gradient is compared, element by element and in float64, with that of f's own primal: f
     with every custom rule taken out, within loops too, differentiated by JAX (forwards where a
@@ -124,8 +124,8 @@ class _Check:
         leaves = tuple(
             jnp.asarray(REGIMES[name](np.asarray(a), typical(a), target.rng)) for a in target.leaves
         )
-        cotangents = target.cotangents(leaves)
-        seen = self.look(leaves, cotangents)
+        draws = target.draws()
+        seen = self.look(leaves, draws)
         if not all(np.isfinite(y).all() for y in seen.y_exact):
             if name == "given":
                 words = "f itself is not finite, so nothing follows"
@@ -144,7 +144,7 @@ class _Check:
                 off &= ~vague
             if not off.any():
                 continue
-            verdict = self.kink(leaves, cotangents, seen, i, off)
+            verdict = self.kink(leaves, (seen.v, draws[1]), seen, i, off)
             if verdict == "wrong":
                 wrong[i] = off
             elif verdict == "outside":
@@ -154,11 +154,11 @@ class _Check:
                     f"at {name} values {path} sits on a kink, where another valid slope is taken "
                     "than JAX would"
                 )
-        diagnosis = Diagnosis(target, self.known, leaves, cotangents[0], seen, wrong, name)
+        diagnosis = Diagnosis(target, self.known, leaves, seen, wrong, name)
         return outside + diagnosis.findings(), _strength(seen)
 
-    def look(self, leaves: tuple[Any, ...], cotangents: Any) -> Seen:
-        """The gradient beside the exact one, as numpy arrays.
+    def look(self, leaves: tuple[Any, ...], draws: Any, scaled: bool = True) -> Seen:
+        """The gradient beside the exact one.
 
         At ties and on kinks a few ulps change the gradient itself, and nothing could be told from
         its spread; there the point stays where it is.
@@ -166,15 +166,21 @@ class _Check:
         target = self.target
         for ulps in (8.0, 0.0):
             seen = look(
-                target.flat, target.reference, leaves, target.others, *cotangents, target.key, ulps
+                target.flat,
+                target.reference,
+                leaves,
+                target.others,
+                draws,
+                target.rng,
+                ulps,
+                scaled,
             )
-            seen = jax.tree.map(np.asarray, seen)
             if max(_strength(seen)) < WEAK:
                 break
         return seen
 
     def kink(
-        self, leaves: tuple[Any, ...], cotangents: Any, seen: Seen, i: int, wrong: np.ndarray
+        self, leaves: tuple[Any, ...], draws: Any, seen: Seen, i: int, wrong: np.ndarray
     ) -> str:
         """ "valid" for a slope between those around the point, "outside", or "wrong" around too."""
         # At random, and where the choice made here is the one to make, should it be a slope at all.
@@ -187,9 +193,10 @@ class _Check:
         slopes = []
         for way in ways:
             near = tuple(
-                a + NEAR * typical(a) * jnp.asarray(w) for a, w in zip(leaves, way, strict=True)
+                jnp.asarray(np.asarray(a) + NEAR * typical(a) * w)
+                for a, w in zip(leaves, way, strict=True)
             )
-            there = self.look(near, cotangents)
+            there = self.look(near, draws, scaled=False)
             hand, exact, allowed = (t[i] for t in there[:3])
             if not (abs(hand - exact) <= allowed)[wrong].all():
                 return "wrong"

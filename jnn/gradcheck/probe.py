@@ -43,6 +43,7 @@ class Seen(NamedTuple):
     allowed: tuple[Any, ...]  # the absolute difference that rounding accounts for, by element
     y: tuple[Any, ...]  # the output under differentiation
     y_exact: tuple[Any, ...]
+    v: tuple[Any, ...]  # the cotangent
     contract: dict[str, Any]  # what the gradient is at other cotangents
 
     def worst(self, leaf: int, wrong: np.ndarray, most: int = 20) -> tuple[tuple[int, ...], ...]:
@@ -61,8 +62,7 @@ def floats(tree: Any) -> tuple[Any, ...]:
 
 def gradient(f: Flat, leaves: tuple[Any, ...], others: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
     """(y, pull(v)) of the function by its own rules."""
-    y, pull = jax.vjp(lambda *leaves: f(leaves, others), *leaves)
-    return y, pull(v)
+    return _pulled(lambda *leaves: f(leaves, others), leaves, v)
 
 
 def exact_gradient(
@@ -74,8 +74,7 @@ def exact_gradient(
         return reference(leaves, others)
 
     try:
-        y, pull = jax.vjp(primal, *leaves)
-        return y, pull(v)
+        return _pulled(primal, leaves, v)
     except ValueError as error:
         if "everse-mode" not in str(error):
             raise
@@ -94,6 +93,11 @@ def exact_gradient(
     return primal(*leaves), tuple(found)
 
 
+def _pulled(f: Callable[..., Any], leaves: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
+    y, pull = jax.vjp(f, *leaves)
+    return y, pull(tuple(a.astype(o.dtype) for a, o in zip(v, y, strict=True)))
+
+
 def bare(f: Flat) -> Flat:
     """Its primal."""
     return replace(f, f=_Stripped(f.f))
@@ -109,63 +113,100 @@ class _Stripped:
         return stripped(self.f)(*args)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def look(
     f: Flat,
     reference: Flat,
     leaves: tuple[Any, ...],
     others: tuple[Any, ...],
-    v: tuple[Any, ...],
-    w: tuple[Any, ...],
-    key: jax.Array,
+    draws: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]],
+    rng: np.random.Generator,
     ulps: float,
+    scaled: bool = True,
 ) -> Seen:
-    """f's gradient at `leaves` for the cotangent v, in float64, beside that of the reference.
+    """f's gradient at `leaves`, in float64, beside that of the reference.
 
-    The difference is taken again at points up to `ulps` and cotangents up to 8 ulps away: that of a
-    right gradient is rounding and changes each time, that of a wrong one stays. An element is wrong
-    if
+    The cotangent is the first of the two draws, where `scaled` each of its arrays divided by the
+    root mean square of its output, so that all outputs count alike. The difference is taken again
+    at points up to `ulps` and cotangents up to 8 ulps away: that of a right gradient is rounding
+    and changes each time, that of a wrong one stays. An element is wrong if
 
         |hand - exact| > 64 u (|hand| + |exact| + rms(exact)) sqrt(1 + log2 n)
                          + 12 (sd of its differences + their rms over the leaf) sqrt(1 + 1/K)
     """
-    u = jnp.finfo(jnp.float64).eps / 2
+    u = np.finfo(np.float64).eps / 2
 
-    def replicate(k: jax.Array) -> tuple[Any, ...]:
-        def jitter(i: int, a: jax.Array, ulps: float) -> jax.Array:
-            draw = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, i), k), a.shape)
-            return a * jnp.where(k == 0, 1, 1 + 2 * ulps * u * (2 * draw.astype(a.dtype) - 1))
+    def jittered(a: Any, ulps: float) -> np.ndarray:
+        factors = 1 + 2 * ulps * u * rng.uniform(-1, 1, (REPLICATES, *np.shape(a)))
+        factors[0] = 1
+        return np.asarray(a) * factors
 
-        at = tuple(jitter(i, a, ulps) for i, a in enumerate(leaves))
-        by = tuple(jitter(len(leaves) + i, a, 8) for i, a in enumerate(v))
-        y, hand = gradient(f, at, others, by)
-        y_exact, exact = exact_gradient(reference, at, others, by)
-        return y, y_exact, hand, exact
-
-    y, y_exact, hands, exacts = jax.lax.map(replicate, jnp.arange(REPLICATES))
+    points = tuple(jittered(a, ulps) for a in leaves)
+    by = tuple(jittered(a, 8) for a in draws[0])
+    v, y, y_exact, hands, exacts, contract = jax.tree.map(
+        np.asarray, _looked(f, reference, leaves, others, points, by, *draws, scaled)
+    )
     n = sum(a.size for a in (*leaves, *v))
 
-    def allowed(hand: jax.Array, exact: jax.Array) -> jax.Array:
-        off = hand - exact
-        sd = jnp.std(off, axis=0)
-        told = jnp.where(jnp.isfinite(sd), sd, 0)
-        sizes = jnp.where(jnp.isfinite(exact[0]), exact[0], 0)
-        typical = jnp.sqrt(jnp.square(sizes).mean()) if sizes.size else 0.0
-        floor = ULPS * u * (abs(hand[0]) + abs(exact[0]) + typical) * np.sqrt(1 + np.log2(n))
-        spread = sd + (jnp.sqrt(jnp.square(told).mean()) if sd.size else 0.0)
-        return floor + SPREADS * spread * np.sqrt(1 + 1 / REPLICATES)
+    def allowed(hand: np.ndarray, exact: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            sd = np.std(hand - exact, axis=0)
+            told = np.where(np.isfinite(sd), sd, 0)
+            sizes = np.where(np.isfinite(exact[0]), exact[0], 0)
+            typical = np.sqrt(np.square(sizes).mean()) if sizes.size else 0.0
+            floor = ULPS * u * (abs(hand[0]) + abs(exact[0]) + typical) * np.sqrt(1 + np.log2(n))
+            spread = sd + (np.sqrt(np.square(told).mean()) if sd.size else 0.0)
+            return floor + SPREADS * spread * np.sqrt(1 + 1 / REPLICATES)
 
-    def at(*cotangent: jax.Array) -> Any:
-        return gradient(f, leaves, others, cotangent)[1]
+    return Seen(
+        tuple(a[0] for a in hands),
+        tuple(a[0] for a in exacts),
+        tuple(map(allowed, hands, exacts)),
+        y,
+        y_exact,
+        v,
+        {name: tuple(a[k] for a in contract) for k, name in enumerate(CONTRACT)},
+    )
 
-    pairs = list(zip(v, w, strict=True))
-    contract = {
-        "zero": at(*(0 * a for a in v)),
-        "one": at(*v),
-        "double": at(*(2 * a for a in v)),
-        "other": at(*w),
-        "mixed": at(*(1.7 * a - 37.3 * b for a, b in pairs)),
-    }
-    first = [tuple(a[0] for a in found) for found in (hands, exacts, y, y_exact)]
-    hand, exact, y, y_exact = first
-    return Seen(hand, exact, tuple(map(allowed, hands, exacts)), y, y_exact, contract)
+
+# Multiples of the two cotangents at which linearity shows.
+CONTRACT = {"zero": (0, 0), "one": (1, 0), "double": (2, 0), "other": (0, 1), "mixed": (1.7, -37.3)}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _looked(
+    f: Flat,
+    reference: Flat,
+    leaves: Any,
+    others: Any,
+    points: Any,
+    by: Any,
+    v: Any,
+    w: Any,
+    scaled: jax.Array,
+) -> Any:
+    def scale(a: jax.Array) -> jax.Array:
+        size = jnp.sqrt(jnp.square(a.astype(jnp.float64)).mean()) if a.size else jnp.ones(())
+        return jnp.where(scaled & jnp.isfinite(size) & (size > 0), size, 1)
+
+    sizes = tuple(map(scale, f(leaves, others)))
+    v, w, by = (tuple(a / s for a, s in zip(t, sizes, strict=True)) for t in (v, w, by))
+    rows = np.array(list(CONTRACT.values()))
+    plain = [jnp.tensordot(rows, jnp.stack([a, b]), axes=1) for a, b in zip(v, w, strict=True)]
+    still = [jnp.broadcast_to(a, (len(rows), *a.shape)) for a in leaves]
+
+    def joined(a: Any, b: Any) -> tuple[jax.Array, ...]:
+        return tuple(jnp.concatenate(pair) for pair in zip(a, b, strict=True))
+
+    def by_hand(at: Any) -> Any:
+        leaves, cotangent = at
+        return gradient(f, leaves, others, cotangent)
+
+    def exactly(at: Any) -> Any:
+        leaves, cotangent = at
+        return exact_gradient(reference, leaves, others, cotangent)
+
+    y, hands = jax.lax.map(by_hand, (joined(points, still), joined(by, plain)))
+    y_exact, exacts = jax.lax.map(exactly, (points, by))
+    hands, contract = (tuple(a[s] for a in hands) for s in (np.s_[:REPLICATES], np.s_[REPLICATES:]))
+    y, y_exact = (tuple(a[0] for a in t) for t in (y, y_exact))
+    return v, y, y_exact, hands, exacts, contract

@@ -1,7 +1,7 @@
 """What is checked: a function and its arguments; and when two gradients are alike."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -37,16 +37,21 @@ class Target:
         self.primal = Flat(f if reference is None else reference, tree, floating)
         self.reference = bare(self.flat) if reference is None else self.primal
         self.given = tuple(a for a, m in zip(arrays, floating, strict=True) if m)
-        self.leaves = tuple(a.astype(jnp.float64) for a in self.given)
+        self.leaves = tuple(jnp.asarray(np.asarray(a).astype(np.float64)) for a in self.given)
         self.others = tuple(a for a, m in zip(arrays, floating, strict=True) if not m)
         self.names = tuple(
             roots[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in with_paths
         )
         self.paths = [name for name, m in zip(self.names, floating, strict=True) if m]
         if isinstance(seed, jax.Array):
-            seed = int(jax.random.bits(seed, dtype=jnp.uint32))
-        self.rng, self.key = np.random.default_rng(seed), jax.random.key(seed)
+            seed = np.asarray(jax.random.key_data(seed)).tolist()
+        self.rng = np.random.default_rng(seed)
         self.plain = reference is None and not rules(f, *args)
+
+    @cached_property
+    def outputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What f returns for float64."""
+        return jax.eval_shape(self.flat, self.leaves, self.others)
 
     @property
     def integers(self) -> dict[str, np.ndarray]:
@@ -60,21 +65,19 @@ class Target:
 
     def refused(self) -> str | None:
         """What JAX refuses of the gradient's structure, if anything."""
-        y = jax.eval_shape(self.flat, self.leaves, self.others)
-        if not y:
+        if not self.outputs:
             raise ValueError("f returns no floats, so there is no gradient to check")
         try:
-            jax.eval_shape(partial(gradient, self.flat), self.leaves, self.others, y)
+            jax.eval_shape(partial(gradient, self.flat), self.leaves, self.others, self.outputs)
         except (TypeError, ValueError) as error:
             return str(error).splitlines()[0]
         return None
 
-    def cotangents(self, leaves: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Two of them, Gaussian, and such that every output counts alike."""
-        y = values(self.flat, leaves, self.others)
+    def draws(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Two Gaussian cotangents."""
 
-        def drawn() -> tuple[Any, ...]:
-            return tuple(jnp.asarray(self.rng.standard_normal(a.shape) / typical(a)) for a in y)
+        def drawn() -> tuple[np.ndarray, ...]:
+            return tuple(self.rng.standard_normal(a.shape) for a in self.outputs)
 
         return drawn(), drawn()
 
@@ -96,12 +99,6 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-10) -> bool:
     """Alike but for the rounding of a long computation in float64, unless told otherwise."""
     unit = typical(b) + abs(b)
     return bool((abs(a - b) <= tolerance * unit).all()) or np.array_equal(a, b, equal_nan=True)
-
-
-@partial(jax.jit, static_argnums=0)
-def values(f: Flat, leaves: Any, others: Any) -> Any:
-    """The outputs."""
-    return f(leaves, others)
 
 
 compiled = jax.jit(gradient, static_argnums=0)

@@ -18,6 +18,7 @@ from jnn import (
 )
 from jnn.compose import Serial
 from jnn.evaluation import evaluate
+from jnn.gradcheck import check_gradients, check_layer, check_loss, check_pair
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
 from jnn.layers import (
@@ -100,6 +101,10 @@ __all__ = [
     "as_function",
     "autodiff",
     "backprop",
+    "check_gradients",
+    "check_layer",
+    "check_loss",
+    "check_pair",
     "data",
     "diagnostics",
     "ensemble",

@@ -2,6 +2,7 @@
 
 from jnn.gradcheck.finite_differences import Slope, slope
 from jnn.gradcheck.functions import check_gradients
+from jnn.gradcheck.layers import check_layer, check_loss, check_pair
 from jnn.gradcheck.network import GradientCheck, LeafCheck, check_network
 from jnn.gradcheck.report import Finding, Report, WrongGradient
 
@@ -13,6 +14,9 @@ __all__ = [
     "Slope",
     "WrongGradient",
     "check_gradients",
+    "check_layer",
+    "check_loss",
     "check_network",
+    "check_pair",
     "slope",
 ]

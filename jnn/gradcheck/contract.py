@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jnn.gradcheck.finite_differences import slope
 from jnn.gradcheck.probe import Flat, Seen, gradient
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target, close, compiled, compiled_exact, root_mean_square, typical
 
 LINEAR = 1e-5  # of the gradient, for what goes through float32 is another fault
 LOSSES = 10  # times what autodiff loses in low precision is too much
+ERROR_BARS = 10  # of a finite difference: its bar is an estimate, not a bound
 LEAST = 2  # ulps, in which to count that where autodiff loses less
 
 
@@ -83,10 +85,10 @@ def numerics(target: Target) -> list[Finding]:
         return []
     v, _ = target.draws()
     with jax.enable_x64(False):
-        y = jax.eval_shape(target.flat, target.given, target.others)
+        y = jax.eval_shape(target.flat, target.given, target.given_others)
         low = tuple(np.asarray(a).astype(o.dtype) for a, o in zip(v, y, strict=True))
-        _, hand = compiled(target.flat, target.given, target.others, low)
-        _, auto = compiled_exact(target.reference, target.given, target.others, low)
+        _, hand = compiled(target.flat, target.given, target.given_others, low)
+        _, auto = compiled_exact(target.reference, target.given, target.given_others, low)
     wide = tuple(np.asarray(a, np.float64) for a in low)
     _, exact = compiled_exact(target.reference, target.leaves, target.others, wide)
     found = []
@@ -100,6 +102,66 @@ def numerics(target: Target) -> list[Finding]:
     return found
 
 
+def witnessed(target: Target) -> list[Finding]:
+    """Whether finite differences along random directions tell the slopes that the gradient does."""
+    v, _ = target.draws()
+    ways = tuple(target.rng.standard_normal(a.shape) * typical(a) for a in target.leaves)
+    # Off the point, where biases of zero may put it on a kink.
+    at = tuple(
+        np.asarray(a) + 0.01 * typical(a) * target.rng.standard_normal(a.shape)
+        for a in target.leaves
+    )
+    slopes, errors, told = map(np.asarray, _slopes(target.flat, at, target.others, v, ways))
+    found = []
+    for path, measured, bar, by_hand in zip(target.paths, slopes, errors, told, strict=True):
+        if not abs(measured - by_hand) <= ERROR_BARS * bar:
+            words = (
+                f"along a random direction it is {by_hand:.6g}, by finite differences "
+                f"{measured:.6g} with an error of {bar:.0e}"
+            )
+            found.append(Finding(path, "unexplained", words))
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _slopes(f: Flat, leaves: Any, others: Any, v: Any, ways: Any) -> Any:
+    """For each leaf the slope, its error bar, and what the gradient says it is."""
+
+    def along(leaf: jax.Array) -> Any:
+        def value(t: jax.Array) -> jax.Array:
+            moved = tuple(
+                a + jnp.where(leaf == i, t, 0) * u
+                for i, (a, u) in enumerate(zip(leaves, ways, strict=True))
+            )
+            return sum((jnp.vdot(a, b) for a, b in zip(v, f(moved, others), strict=True)), 0.0)
+
+        return slope(value)
+
+    _, grads = gradient(f, leaves, others, v)
+    told = jnp.stack([jnp.vdot(g, u) for g, u in zip(grads, ways, strict=True)])
+    measured = jax.lax.map(along, jnp.arange(len(leaves)))
+    return measured.value, measured.error, told
+
+
+def independent(forward: Callable[[Any], tuple[Any, Any]], x: Any) -> list[Finding]:
+    """Whether any example's output stays as it is where another example changes."""
+
+    def last(x: Any) -> list[np.ndarray]:
+        return [np.asarray(y)[-1:] for y in jax.tree.leaves(forward(x)[0])]
+
+    def other(v: Any) -> Any:
+        return v if not jnp.issubdtype(v.dtype, jnp.floating) else v.at[0].multiply(1.5)
+
+    arrays = jax.tree.map(jnp.asarray, x)
+    if len(jax.tree.leaves(arrays)[0]) < 2:
+        return []
+    for before, after in zip(last(arrays), last(jax.tree.map(other, arrays)), strict=True):
+        if not np.array_equal(before, after, equal_nan=True):
+            words = "in evaluation the output of the last example changes with the first example"
+            return [Finding("", "structure", words)]
+    return []
+
+
 def _ends(found: Any) -> list[Any]:
     """The first output, and all gradients."""
     y, grads = found
@@ -108,5 +170,5 @@ def _ends(found: Any) -> list[Any]:
 
 @partial(jax.jit, static_argnums=0)
 def _vmapped(f: Flat, leaves: Any, others: Any, v: Any) -> Any:
-    twice = jax.tree.map(lambda a: jnp.stack([a, a]), (leaves, others, v))
-    return jax.vmap(partial(gradient, f))(*twice)
+    twice = jax.tree.map(lambda a: jnp.stack([a, a]), (leaves, v))
+    return jax.vmap(lambda leaves, v: gradient(f, leaves, others, v))(*twice)

@@ -11,7 +11,7 @@ from jnn.gradcheck.contract import again, linear, numerics
 from jnn.gradcheck.diagnosis import Diagnosis
 from jnn.gradcheck.probe import Seen, look
 from jnn.gradcheck.report import Finding, Report
-from jnn.gradcheck.target import Target, typical
+from jnn.gradcheck.target import Target, exactly, typical
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
 REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
@@ -71,7 +71,7 @@ def check_gradients(
     'that of `tanh` is missing'
     """
     names = regimes_named(regimes)
-    with jax.enable_x64(True):
+    with exactly():
         roots = [f"args[{i}]" for i in range(len(args))]
         return checked(Target(f, args, reference, roots, key), names, known or {})
 

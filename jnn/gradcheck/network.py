@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jnn.gradcheck.finite_differences import Slope, slope
+from jnn.gradcheck.target import exactly
 from jnn.layer import Layer, Mode, Params, unlike
 from jnn.losses import Loss
 
@@ -95,7 +96,7 @@ def check_network(
     >>> bool(check), len(check.leaves), [leaf.path for leaf in check.leaves[2:]]
     (True, 6, ["['dense1']['w']", "['dense2']['b']", "['dense2']['w']", 'x'])
     """
-    with jax.enable_x64(True):
+    with exactly():
         params, x, mode = (jax.tree.map(_to_float64, tree) for tree in (params, x, mode))
         prediction = jax.eval_shape(lambda p, x, m: net.forward(p, x, m)[0], params, x, mode)
         point_key, weight_key, key = jax.random.split(key, 3)

@@ -1,7 +1,7 @@
 """What a check found, to be read by people and by programs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 CAUSES = {
     "scale": "the gradient is a constant times what it must be",
@@ -23,7 +23,8 @@ CAUSES = {
     "constant-term": "it is not 0 where the cotangent is",
     "precision": "more digits are lost than need be",
     "nonfinite": "it holds NaN or infinity",
-    "structure": "what comes back has not the structure, shapes or dtypes of the arguments",
+    "structure": "what comes back has not the structure, shapes or dtypes of the arguments, or an "
+    "example moves what comes of another",
     "nondeterministic": "a second call, a compiled or a vmapped one gives something else",
     "primal-mismatch": "the forward under differentiation returns something else",
     "unexplained": "it is wrong in none of these ways",
@@ -68,7 +69,7 @@ class Report:
         if self:
             weakest = max(self.power.values(), default=0.0)
             lines = [
-                f"gradients right: all {len(self.power)}, at {', '.join(self.regimes)} values; "
+                f"gradients right: all {len(self.power)}, at {self._where()} values; "
                 f"a relative error of {weakest:.0e} in any of them would have been found"
             ]
         else:
@@ -81,6 +82,25 @@ class Report:
                 shown = ", ".join(str(list(i)) for i in f.indices[:5])
                 lines.append(f"    worst at {shown}" + (" ..." if len(f.indices) > 5 else ""))
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _where(self) -> str:
+        """The regimes, what several of them share said once."""
+        told: dict[str, list[str]] = {}
+        for regime in self.regimes:
+            name, _, where = regime.partition(" (")
+            told.setdefault(where.rstrip(")"), []).append(name)
+        return "; ".join(
+            f"{where}: {', '.join(names)}" if where else ", ".join(names)
+            for where, names in told.items()
+        )
+
+    def at(self, where: str) -> "Report":
+        """The same, its regimes told by where as well."""
+        return replace(
+            self,
+            findings=tuple(replace(f, regime=f"{f.regime} ({where})") for f in self.findings),
+            regimes=tuple(f"{regime} ({where})" for regime in self.regimes),
+        )
 
     def raise_if_failed(self) -> None:
         """Raises WrongGradient, whose text is the report, where there are findings."""

@@ -1,6 +1,7 @@
 """What is checked: a function and its arguments; and when two gradients are alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,10 +13,17 @@ from jnn.gradcheck.primal import rules
 from jnn.gradcheck.probe import Flat, bare, exact_gradient, gradient
 
 
+@contextmanager
+def exactly() -> Iterator[None]:
+    """x64 is on within, and keys may be used again, for one draw is looked at many times."""
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
+        yield
+
+
 class Target:
     """A function, its arguments in float64, and the reference that its gradient must equal.
 
-    Make it, and use it, with x64 switched on.
+    Of the arguments numbered in `still` no gradient is asked. Make and use it within `exactly`.
     """
 
     def __init__(
@@ -25,20 +33,26 @@ class Target:
         reference: Callable[..., Any] | None,
         roots: Sequence[str],
         seed: int | jax.Array,
+        still: Sequence[int] = (),
     ):
         if not callable(f):
             raise ValueError(f"f is {f!r}; it must be a function, whose arguments follow")
         with_paths, tree = jax.tree.flatten_with_path(args)
         arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for _, a in with_paths]
-        floating = tuple(bool(jnp.issubdtype(a.dtype, jnp.floating)) for a in arrays)
+        floating = tuple(
+            bool(jnp.issubdtype(a.dtype, jnp.floating)) and path[0].idx not in still
+            for a, (path, _) in zip(arrays, with_paths, strict=True)
+        )
         if not any(floating):
             raise ValueError("args hold no floats, so there is no gradient to check")
         self.flat = Flat(f, tree, floating)
         self.primal = Flat(f if reference is None else reference, tree, floating)
         self.reference = bare(self.flat) if reference is None else self.primal
         self.given = tuple(a for a, m in zip(arrays, floating, strict=True) if m)
-        self.leaves = tuple(jnp.asarray(np.asarray(a).astype(np.float64)) for a in self.given)
-        self.others = tuple(a for a, m in zip(arrays, floating, strict=True) if not m)
+        self.given_others = tuple(a for a, m in zip(arrays, floating, strict=True) if not m)
+        self.leaves, self.others = (
+            tuple(map(_float64, given)) for given in (self.given, self.given_others)
+        )
         self.names = tuple(
             roots[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in with_paths
         )
@@ -80,6 +94,12 @@ class Target:
             return tuple(self.rng.standard_normal(a.shape) for a in self.outputs)
 
         return drawn(), drawn()
+
+
+def _float64(a: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        return a
+    return jnp.asarray(np.asarray(a).astype(np.float64))
 
 
 def typical(a: Any) -> float:

@@ -40,7 +40,8 @@ def split(data: tuple[Any, Any], share: float, seed: int = 0) -> tuple[Examples,
             "many of each, and share between 0 and 1, so that neither part is empty"
         )
     order = np.random.default_rng(seed).permutation(n)
-    return tuple(Examples(x[i], y[i]) for i in (order[held_out:], order[:held_out]))
+    kept, held = order[held_out:], order[:held_out]
+    return Examples(x[kept], y[kept]), Examples(x[held], y[held])
 
 
 class Dataset(NamedTuple):

@@ -243,10 +243,10 @@ def _term(case: Case) -> Cause | None:
 def _some_named(case: Case) -> Cause | None:
     """Some elements that something known sets apart, and wrong by one factor."""
     cause = _some_elements(case)
-    told = cause is not None and (
-        "times what they must be" in cause.message or "are 0" in cause.message
-    )
-    return cause if told and "those" in cause.message else None
+    if cause is None or "those" not in cause.message:
+        return None
+    told = "times what they must be" in cause.message or "are 0" in cause.message
+    return cause if told else None
 
 
 def _some_elements(case: Case) -> Cause | None:
@@ -306,18 +306,16 @@ def _places(case: Case) -> Iterator[str]:
 
 def _rows(case: Case) -> Iterator[str]:
     """Which rows, told by the integers that may have pointed at them."""
-    flat = case.wrong.reshape(len(case.wrong), -1)
-    rows = flat.any(axis=1)
+    count = case.wrong.shape[0]
+    rows = case.wrong.reshape(count, -1).any(axis=1)
     for name, numbers in case.integers.items():
-        times = np.bincount(
-            numbers[(numbers >= 0) & (numbers < len(rows))].ravel(), minlength=len(rows)
-        )
+        times = np.bincount(numbers[(numbers >= 0) & (numbers < count)].ravel(), minlength=count)
         for words, which in (
             (f"that {name} names", times > 0),
             (f"that {name} names more than once", times > 1),
             (f"that {name} does not name", times == 0),
         ):
-            if (which == rows).all() and 0 < which.sum() < len(rows):
+            if (which == rows).all() and 0 < which.sum() < count:
                 yield f"in the rows {words}"
         if numbers.shape == case.wrong.shape[:1] and case.wrong.ndim == 2:
             label = np.arange(case.wrong.shape[1]) == numbers[:, None]

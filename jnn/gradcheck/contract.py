@@ -133,7 +133,7 @@ def _slopes(f: Flat, leaves: Any, others: Any, v: Any, ways: Any) -> Any:
                 a + jnp.where(leaf == i, t, 0) * u
                 for i, (a, u) in enumerate(zip(leaves, ways, strict=True))
             )
-            return sum((jnp.vdot(a, b) for a, b in zip(v, f(moved, others), strict=True)), 0.0)
+            return jnp.stack([jnp.vdot(*ab) for ab in zip(v, f(moved, others), strict=True)]).sum()
 
         return slope(value)
 

@@ -54,7 +54,7 @@ class Target:
             tuple(map(_float64, given)) for given in (self.given, self.given_others)
         )
         self.names = tuple(
-            roots[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in with_paths
+            f"{roots[path[0].idx]}{jax.tree_util.keystr(path[1:])}" for path, _ in with_paths
         )
         self.paths = [name for name, m in zip(self.names, floating, strict=True) if m]
         if isinstance(seed, jax.Array):

@@ -1,6 +1,7 @@
 """What a gradient owes beside its value: linear, repeatable, and as accurate as need be."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,22 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.gradcheck.finite_differences import slope
-from jnn.gradcheck.probe import Flat, Seen, gradient
+from jnn.gradcheck.finite_differences import ERROR_BARS, slope
+from jnn.gradcheck.flat import Flat, gradient
+from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target, close, compiled, compiled_exact, root_mean_square, typical
 
 LINEAR = 1e-5  # of the gradient, for what goes through float32 is another fault
 LOSSES = 10  # times what autodiff loses in low precision is too much
-ERROR_BARS = 10  # of a finite difference: its bar is an estimate, not a bound
 LEAST = 2  # ulps, in which to count that where autodiff loses less
 
 
-def linear(seen: Seen, paths: Sequence[str], regime: str) -> list[Finding]:
+def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[Finding]:
     """The primal under differentiation, and linearity in the cotangent."""
     found = []
     for k, (y, exact) in enumerate(zip(seen.y, seen.y_exact, strict=True)):
-        if not close(y, exact):
+        if not close(y, exact, unit):
             words = f"output {k} is off by {abs(y - exact).max():.1e} under differentiation"
             found.append(Finding("", "primal-mismatch", words, regime=regime))
     for i, path in enumerate(paths):
@@ -37,8 +38,8 @@ def linear(seen: Seen, paths: Sequence[str], regime: str) -> list[Finding]:
             words = "the gradient is not 0 where the cotangent is"
             found.append(Finding(path, "constant-term", words, regime=regime))
         elif not (
-            close(at["double"], 2 * at["one"], LINEAR)
-            and close(at["mixed"], 1.7 * at["one"] - 37.3 * at["other"], LINEAR)
+            close(at["double"], 2 * at["one"], unit, LINEAR)
+            and close(at["mixed"], 1.7 * at["one"] - 37.3 * at["other"], unit, LINEAR)
         ):
             words = "the gradient at a sum of cotangents is not the sum of the gradients"
             found.append(Finding(path, "nonlinear", words, regime=regime))
@@ -71,7 +72,7 @@ def again(target: Target) -> tuple[list[Finding], list[str]]:
             notes.append(f"it cannot be {way}: {str(error).splitlines()[0]}")
             continue
         for path, g, wanted in zip(("output", *target.paths), _ends(got), _ends(want), strict=True):
-            if not close(np.asarray(g), np.asarray(wanted)):
+            if not close(np.asarray(g), np.asarray(wanted), target.unit):
                 words = f"{way}, it gives something else than before" + " compiled" * (
                     way != "called again"
                 )
@@ -81,16 +82,17 @@ def again(target: Target) -> tuple[list[Finding], list[str]]:
 
 def numerics(target: Target) -> list[Finding]:
     """What it loses in the arguments' own dtype, beside what autodiff loses there."""
-    if all(a.dtype == jnp.float64 for a in target.given):
+    if target.measured or all(a.dtype == jnp.float64 for a in target.given):
         return []
     v, _ = target.draws()
+    f, reference = (replace(flat, typed=None) for flat in (target.flat, target.reference))
     with jax.enable_x64(False):
-        y = jax.eval_shape(target.flat, target.given, target.given_others)
+        y = jax.eval_shape(f, target.given, target.given_others)
         low = tuple(np.asarray(a).astype(o.dtype) for a, o in zip(v, y, strict=True))
-        _, hand = compiled(target.flat, target.given, target.given_others, low)
-        _, auto = compiled_exact(target.reference, target.given, target.given_others, low)
+        _, hand = compiled(f, target.given, target.given_others, low)
+        _, auto, _ = compiled_exact(reference, target.given, target.given_others, low)
     wide = tuple(np.asarray(a, np.float64) for a in low)
-    _, exact = compiled_exact(target.reference, target.leaves, target.others, wide)
+    _, exact, _ = compiled_exact(target.reference, target.leaves, target.others, wide)
     found = []
     for path, given, *here in zip(target.paths, target.given, hand, auto, exact, strict=True):
         mine, theirs, right = (np.asarray(a, np.float64) for a in here)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck import causes
-from jnn.gradcheck.probe import Flat, Seen, exact_gradient
+from jnn.gradcheck.exact import exact_gradient
+from jnn.gradcheck.flat import Flat
+from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target
 from jnn.gradcheck.variants import Variant, Variants
@@ -72,6 +74,8 @@ class Diagnosis:
     @cached_property
     def variants(self) -> tuple[list[Variant], tuple[np.ndarray, ...]]:
         """Every variant of the primal, and the gradients that it gives, by leaf."""
+        if self.target.measured:
+            return [], ()
         of = Variants(self.target.primal, self.target.names)
         try:
             return of.gradients(self.leaves, self.target.others, self.seen.v)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+ERROR_BARS = 10  # of a slope may be wrong with it: its bar is an estimate, not a bound
+
 
 class Slope(NamedTuple):
     """A derivative, and how far from the truth it may be; both ()."""
@@ -14,8 +16,10 @@ class Slope(NamedTuple):
     error: jax.Array
 
 
-def slope(f: Callable[[jax.Array], jax.Array]) -> Slope:
+def slope(f: Callable[[jax.Array], jax.Array], eps: float = 0.0) -> Slope:
     """The derivative of a function of one number at 0, from its values alone. Run it in float64.
+
+    `eps`, where f computes in a narrower dtype within, is the one of that dtype.
 
         D(h) = (f(h) - f(-h)) / 2h,    R(h) = (4 D(h/2) - D(h)) / 3    (Richardson, error O(h^4))
 
@@ -38,7 +42,7 @@ def slope(f: Callable[[jax.Array], jax.Array]) -> Slope:
     above, below = jnp.split(jax.lax.map(f, jnp.concatenate([h, -h])), 2)
     centred = (above - below) / (2 * h)
     extrapolated = (4 * centred[1:] - centred[:-1]) / 3
-    rounding = 8 * jnp.finfo(h.dtype).eps * jnp.abs(above).max() / h[2:-1]
+    rounding = 8 * max(eps, float(jnp.finfo(h.dtype).eps)) * jnp.abs(above).max() / h[2:-1]
     change = jnp.abs(jnp.diff(extrapolated))
     errors = change[:-1] + change[1:] + rounding
     best = jnp.argmin(errors)

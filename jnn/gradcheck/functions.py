@@ -1,6 +1,7 @@
 """The check of any function with a hand-written backward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -9,8 +10,11 @@ import numpy as np
 
 from jnn.gradcheck.contract import again, linear, numerics
 from jnn.gradcheck.diagnosis import Diagnosis
+from jnn.gradcheck.exact import exact_gradient
+from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.probe import Seen, look
-from jnn.gradcheck.report import Finding, Report
+from jnn.gradcheck.report import Finding, Report, together
+from jnn.gradcheck.shapes import SHAPES, Reshaped, shown
 from jnn.gradcheck.target import Target, exactly, typical
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
@@ -18,10 +22,11 @@ REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
     "given": lambda a, r, rng: a,
     "moved": lambda a, r, rng: a + 0.1 * r * rng.standard_normal(a.shape),
     "zero": lambda a, r, rng: np.zeros_like(a),
-    "tied": lambda a, r, rng: np.rint(2 * a / r) * (r / 2),
+    "tied": lambda a, r, rng: np.rint(2 * a / r) * 2.0 ** np.rint(np.log2(r / 2)),
     "large": lambda a, r, rng: 30 * a,
     "small": lambda a, r, rng: 1e-4 * a,
 }
+UNIT = float(np.finfo(np.float64).eps) / 2
 NEARBY = 8  # points around a kink, to see the slopes on its sides
 NEAR = 1e-6  # of a leaf's root mean square they are away
 CURVED = 1e-4  # of the gradient may change so near
@@ -34,6 +39,7 @@ def check_gradients(
     reference: Callable[..., Any] | None = None,
     known: Mapping[str, float] | None = None,
     regimes: str | Sequence[str] = "default",
+    order: int = 1,
     key: int | jax.Array = 0,
 ) -> Report:
     """Whether a function's hand-written gradient is right, and if not, what is wrong, in words.
@@ -43,7 +49,9 @@ def check_gradients(
     reference   a plain function of the same value, where f's own primal cannot be differentiated
     known       constants to recognise a wrong factor by, such as {"rate": 0.1}
     regimes     "default" for all of "given", "moved", "zero", "tied", "large" and "small" values
-                of the arguments, or the names of some
+                of the arguments; "all" for other shapes too, "one example", "all axes 1" and "all
+                axes alike", axes of one length being taken for one; or the names of some
+    order       2 to check the gradient of the gradient too
     key         a number or a JAX key, from which the cotangents are drawn
 
     The gradient is compared, element by element and in float64, with that of f's own primal: f
@@ -70,19 +78,96 @@ def check_gradients(
     >>> report.findings[0].message
     'that of `tanh` is missing'
     """
-    names = regimes_named(regimes)
+    roots = [f"args[{i}]" for i in range(len(args))]
+
+    def target(args: tuple[Any, ...]) -> Target:
+        return Target(f, args, reference, roots, key)
+
     with exactly():
-        roots = [f"args[{i}]" for i in range(len(args))]
-        return checked(Target(f, args, reference, roots, key), names, known or {})
+        return everywhere(target, args, regimes_named(regimes), known or {}, order)
 
 
 def regimes_named(regimes: str | Sequence[str]) -> list[str]:
-    """The regimes of these names, all of them for "default"."""
+    """The regimes of these names."""
+    every = [*REGIMES, *SHAPES]
     names = [regimes] if isinstance(regimes, str) else list(regimes)
-    names = list(REGIMES) if names == ["default"] else names
-    if unknown := [name for name in names if name not in REGIMES]:
-        raise ValueError(f"regimes names {unknown}; there are {list(REGIMES)}, or 'default'")
+    names = {"default": list(REGIMES), "all": every}.get("".join(names), names)
+    if unknown := [name for name in names if name not in every]:
+        raise ValueError(f"regimes names {unknown}; there are {every}, or 'default', or 'all'")
     return names
+
+
+def everywhere(
+    make: Callable[[tuple[Any, ...]], Target],
+    args: tuple[Any, ...],
+    regimes: Sequence[str],
+    known: Mapping[str, float],
+    order: int,
+) -> Report:
+    """The report on targets of these arguments, at other shapes and of second order if asked."""
+    if order not in (1, 2):
+        raise ValueError(f"order is {order!r}; it must be 1, or 2 for the gradient's gradient too")
+    reshaped = Reshaped(make, args)
+    target = make(args)
+    reports = [checked(target, [name for name in regimes if name in REGIMES], known)]
+    for name, lengths in reshaped.regimes():
+        if name not in regimes or not reports[-1]:
+            continue
+        try:
+            other = make(reshaped.at(lengths))
+        except Exception:  # whatever f raises at shapes that it was not made for
+            words = f"f takes no arguments of other lengths ({name})"
+            reports.append(replace(reports[-1], regimes=(), notes=(words,)))
+        else:
+            reports.append(checked(other, ["given"], known).at(name))
+    if order == 2 and reports[-1]:
+        reports.append(_second(target, known))
+    report = together(reports)
+    wrong = next((f for f in report.findings if f.indices and f.regime in REGIMES), None)
+    if wrong is None:
+        return report
+    there = target.flat.arguments(
+        tuple(
+            np.asarray(REGIMES[wrong.regime](np.asarray(a), typical(a), target.rng)).astype(g.dtype)
+            for a, g in zip(target.leaves, target.given, strict=True)
+        ),
+        target.given_others,
+    )
+    example = replace(reshaped, args=there).smallest(wrong.path)
+    if example is None:
+        return report
+    words = f"the smallest that is wrong too: {shown(example, target.roots)}"
+    return replace(report, example=example, notes=(*report.notes, words))
+
+
+def _second(target: Target, known: Mapping[str, float]) -> Report:
+    """The report on the gradient's own gradient, for one cotangent."""
+    n = len(target.paths)
+    args = *target.leaves, target.others, target.draws()[0]
+    roots = [*target.paths, "", ""]
+    seed = int(target.rng.integers(2**31))
+    f = _Slopes(target.flat, n, gradient)
+    exact = _Slopes(target.reference, n, exact_gradient)
+    try:
+        second = Target(f, args, exact, roots, seed, still=(n, n + 1))
+        if not (problem := second.refused()):
+            return checked(second, ["given"], known).at("of second order")
+    except Exception as error:  # JAX has many for what it cannot differentiate
+        problem = str(error).splitlines()[0]
+    words = f"the backward pass cannot be differentiated itself ({problem})"
+    return Report((), {}, (), (words,))
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """The gradient of a function, as a function of n leaves, the other leaves and a cotangent."""
+
+    of: Flat
+    n: int
+    gradient: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.gradient(self.of, args[: self.n], *args[self.n :])[1]
 
 
 def checked(target: Target, regimes: Sequence[str], known: Mapping[str, float]) -> Report:
@@ -91,7 +176,9 @@ def checked(target: Target, regimes: Sequence[str], known: Mapping[str, float]) 
         return Report((Finding("", "structure", problem),), {}, ())
     check = _Check(target, known)
     found: list[Finding] = []
-    power: dict[str, float] = dict.fromkeys(target.paths, 0.0)
+    power: dict[str, float] = {}
+    # What computes in a narrow dtype shows little at most values, and all at whole numbers.
+    weakest = max if target.unit <= UNIT else min
     done = []
     for name in regimes:
         fresh, strength = check.regime(name)
@@ -102,7 +189,7 @@ def checked(target: Target, regimes: Sequence[str], known: Mapping[str, float]) 
         if fresh:  # what is wrong here is wrong elsewhere for the same reason
             break
         for path, s in zip(target.paths, strength or (), strict=True):
-            power[path] = max(power[path], s)
+            power[path] = weakest(power.get(path, s), s)
     if not found:
         found, notes = again(target)
         found += numerics(target)
@@ -115,8 +202,7 @@ class _Check:
 
     def __init__(self, target: Target, known: Mapping[str, float]):
         self.target, self.known = target, known
-        self.notes = ["f calls no custom_vjp: what was checked is JAX's own gradient"]
-        self.notes *= target.plain
+        self.notes = list(target.notes)
 
     def regime(self, name: str) -> tuple[list[Finding], list[float] | None]:
         """What is wrong at such values, and what would have been found; None where f has none."""
@@ -126,13 +212,15 @@ class _Check:
         )
         draws = target.draws()
         seen = self.look(leaves, draws)
+        if name == "tied" and target.unit > UNIT:
+            seen = self.whole(leaves) or seen
         if not all(np.isfinite(y).all() for y in seen.y_exact):
             if name == "given":
                 words = "f itself is not finite, so nothing follows"
                 return [Finding("", "nonfinite", words)], None
             self.notes.append(f"at {name} values f is not finite")
             return [], None
-        if broken := linear(seen, target.paths, name):
+        if broken := linear(seen, target.paths, name, target.unit):
             return broken, None
         wrong, outside = {}, []
         for i, path in enumerate(target.paths):
@@ -173,10 +261,25 @@ class _Check:
                 draws,
                 target.rng,
                 ulps,
+                target.unit,
                 scaled,
             )
             if max(_strength(seen)) < WEAK:
                 break
+        return seen
+
+    def whole(self, leaves: tuple[Any, ...]) -> Seen | None:
+        """The look at small whole numbers, in units of a power of 2, of what computes in a narrow
+        dtype: where all that it must return can be written in it, it owes every digit."""
+        target = self.target
+        v, w = (tuple(map(np.rint, draw)) for draw in target.draws())
+        args = target.flat, target.reference, leaves, target.others, (v, w), target.rng, 0.0
+        seen = look(*args, UNIT, scaled=False)
+        digits = round(-np.log2(target.unit))
+        for a in (*seen.y_exact, *seen.exact):
+            mantissa = np.ldexp(np.frexp(np.asarray(a))[0], digits)
+            if not np.array_equal(mantissa, np.rint(mantissa)):
+                return None
         return seen
 
     def kink(

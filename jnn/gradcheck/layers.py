@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck.contract import independent, witnessed
-from jnn.gradcheck.functions import checked, regimes_named
-from jnn.gradcheck.report import Report
+from jnn.gradcheck.functions import checked, everywhere, regimes_named
+from jnn.gradcheck.report import Report, together
 from jnn.gradcheck.target import Target, exactly
 from jnn.gradients import as_function
 from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree
@@ -30,6 +30,7 @@ def check_pair(
     *,
     known: Mapping[str, float] | None = None,
     regimes: str | Sequence[str] = "default",
+    order: int = 1,
     key: int | jax.Array = 0,
 ) -> Report:
     """Whether a bare pair of functions is a forward and its backward pass.
@@ -46,10 +47,12 @@ def check_pair(
     >>> print(report.findings[0].path, report.findings[0].cause)
     params scale
     """
-    names = regimes_named(regimes)
+
+    def target(args: tuple[Any, ...]) -> Target:
+        return Target(_ruled(forward, backward), args, None, ("params", "x"), key)
+
     with exactly():
-        target = Target(_ruled(forward, backward), (params, x), None, ("params", "x"), key)
-        return checked(target, names, known or {})
+        return everywhere(target, (params, x), regimes_named(regimes), known or {}, order)
 
 
 def check_loss(
@@ -88,8 +91,8 @@ def check_loss(
                 found = checked(checks, names if not suffix else ["given"], known or {})
                 reports.append(found.at(", ".join(filter(None, (form, suffix)))))
                 if not found:
-                    return _together(reports)
-    return _together(reports)
+                    return together(reports)
+    return together(reports)
 
 
 def check_layer(
@@ -160,8 +163,8 @@ def check_layer(
                 local = _leaf_by_leaf(layer, params, part, how, known, seed)
                 if local is not None:
                     reports[-1] = local.at(name)
-                return _together(reports)
-    return _together(reports)
+                return together(reports)
+    return together(reports)
 
 
 def _leaf_by_leaf(
@@ -232,19 +235,6 @@ def _moved(params: Params, key: jax.Array) -> Params:
         return p + (NOISE * noise).astype(p.dtype)
 
     return jax.tree.map_with_path(moved, params)
-
-
-def _together(reports: Sequence[Report]) -> Report:
-    """One report of several."""
-    power: dict[str, float] = {}
-    for report in reports:
-        for path, p in report.power.items():
-            power[path] = max(p, power.get(path, 0.0))
-
-    def joined(what: str) -> tuple[Any, ...]:
-        return tuple(dict.fromkeys(v for report in reports for v in getattr(report, what)))
-
-    return Report(joined("findings"), power, joined("regimes"), joined("notes"))
 
 
 # Cached, so that checking the same thing again compiles nothing.

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jnn.gradcheck.finite_differences import Slope, slope
+from jnn.gradcheck.finite_differences import ERROR_BARS, Slope, slope
 from jnn.gradcheck.target import exactly
 from jnn.layer import Layer, Mode, Params, unlike
 from jnn.losses import Loss
 
 AUTODIFF_BOUND = 1e-12  # of two float64 evaluations of one formula: thousands of roundings
-ERROR_BARS = 10  # of a finite difference: its bar is an estimate, not a bound
 NOISES = 100  # of the rounding noise in jax.grad, likewise; where a gradient is 0 there is no other
 HOLLOW = 1e-3  # a wider error bar says nothing
 

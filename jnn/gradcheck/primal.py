@@ -1,22 +1,32 @@
 """The primal of a function: what it computes, without the derivative rules that people gave it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 # Programs within a program that only group equations.
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CUSTOM = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call"}
+# Programs that insist on the dtypes that they were made for.
+OPAQUE = {"pallas_call", "pure_callback", "io_callback", "ffi_call"}
+FIXED = {*OPAQUE, "bitcast_convert_type"}
+DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
 
 class Walk:
     """An evaluation of a program, equation by equation, without its custom rules.
 
     A subclass may change what an equation is given and what it returns. `place` tells one
-    equation from all others, in every evaluation of the same function.
+    equation from all others, in every evaluation of the same function. A `wide` walk computes in
+    float64 whatever floats the program was made for.
     """
+
+    wide = False
 
     def __init__(self) -> None:
         self.place: tuple[int, ...] = ()
@@ -37,11 +47,11 @@ class Walk:
     def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
         """The outputs of a jaxpr."""
         jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
-        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(self.widened, consts), strict=True))
         known.update(zip(jaxpr.invars, args, strict=True))
 
         def value(v: Any) -> Any:
-            return v.val if hasattr(v, "val") else known[v]
+            return self.widened(v.val) if hasattr(v, "val") else known[v]
 
         here = self.place
         for i, eqn in enumerate(jaxpr.eqns):
@@ -61,8 +71,33 @@ class Walk:
         given = list(self.given(eqn, values))
         if name in ("scan", "while", "cond"):
             return getattr(self, f"_{name}")(eqn, given)
-        results = eqn.primitive.bind(*given, **eqn.params)
-        return self.found(eqn, values, results if eqn.primitive.multiple_results else [results])
+        return self.found(eqn, values, self.bind(eqn, given))
+
+    def bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
+        """What the equation returns."""
+        primitive, params = eqn.primitive, eqn.params
+        if not self.wide:
+            results = primitive.bind(*values, **params)
+            return results if primitive.multiple_results else [results]
+        if primitive.name == "reduce_precision":
+            return [values[0]]
+        if primitive.name in FIXED:
+            made_for = [v.aval.dtype for v in eqn.invars]
+            values = [
+                v.astype(dtype) if narrow(dtype) else v
+                for v, dtype in zip(map(jnp.asarray, values), made_for, strict=True)
+            ]
+        else:
+            params = {k: np.float64 if k in DTYPES and narrow(v) else v for k, v in params.items()}
+        with jax.enable_x64(primitive.name not in FIXED):
+            results = primitive.bind(*values, **params)
+        return list(map(self.widened, results if primitive.multiple_results else [results]))
+
+    def widened(self, value: Any) -> Any:
+        """In float64, where the walk is wide."""
+        if not self.wide or not narrow(getattr(value, "dtype", None)):
+            return value
+        return value.astype(np.float64)
 
     def _part(self, eqn: Any, number: int, program: Any, args: Sequence[Any]) -> list[Any]:
         """One of the programs of a loop or a choice, which JAX may well trace more than once."""
@@ -73,7 +108,10 @@ class Walk:
 
     def _scan(self, eqn: Any, values: list[Any]) -> list[Any]:
         p = eqn.params
-        consts, carries = p["num_consts"], p["num_carry"]
+        if "num_consts" in p:
+            consts, carries = p["num_consts"], p["num_carry"]
+        else:  # since JAX 0.12
+            consts, carries, _ = map(len, p["ft_in"].unpack())
         fixed, carry = values[:consts], values[consts : consts + carries]
 
         def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -112,10 +150,33 @@ def _like(results: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
     ]
 
 
-def evaluated(f: Callable[..., Any], args: Sequence[Any], walk: Walk) -> Any:
-    """f(*args), by that walk through its program."""
-    program, out = jax.make_jaxpr(f, return_shape=True)(*args)
-    return jax.tree.unflatten(jax.tree.structure(out), walk.run(program, jax.tree.leaves(args)))
+def narrow(dtype: Any) -> bool:
+    """Whether it is one of floats narrower than float64."""
+    return (
+        dtype is not None
+        and bool(jnp.issubdtype(dtype, jnp.floating))
+        and np.dtype(dtype).itemsize < 8
+    )
+
+
+def evaluated(
+    f: Callable[..., Any], args: Sequence[Any], walk: Walk, typed: Sequence[Any] | None = None
+) -> Any:
+    """f(*args), by that walk through its program.
+
+    With `typed`, the shapes and dtypes of arguments that f would rather have, that program is
+    made for these, and walked through in float64.
+    """
+    leaves = jax.tree.leaves(args)
+    if typed is not None:
+        walk.wide = True
+        leaves = [
+            v if jnp.issubdtype(v.dtype, jnp.floating) or v.dtype == t.dtype else v.astype(t.dtype)
+            for v, t in zip(map(jnp.asarray, leaves), jax.tree.leaves(typed), strict=True)
+        ]
+    with nullcontext() if typed is None else jax.enable_x64(False):
+        program, out = jax.make_jaxpr(f, return_shape=True)(*(args if typed is None else typed))
+    return jax.tree.unflatten(jax.tree.structure(out), walk.run(program, leaves))
 
 
 def stripped(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,11 +195,22 @@ def stripped(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: evaluated(f, args, Walk())
 
 
-def rules(f: Callable[..., Any], *args: Any) -> int:
-    """How many calls of functions with a custom_vjp f makes, each within a loop counted once."""
-    walk = Walk()
-    jax.eval_shape(lambda *args: evaluated(f, args, walk), *args)
-    return len(walk.rules)
+class Census(Walk):
+    """A walk that notes what it meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = False  # whether anything is computed in floats narrower than float64
+        # Of float64, and of what programs compute in that insist on their dtypes.
+        self.eps = [float(np.finfo(np.float64).eps)]
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        made = [v.aval.dtype for v in eqn.outvars if hasattr(v.aval, "dtype")]
+        self.narrow |= any(map(narrow, made))
+        if eqn.primitive.name in OPAQUE:
+            self.eps += [float(jnp.finfo(dtype).eps) for dtype in made if narrow(dtype)]
+            self.narrow = True  # as callbacks run in a thread where x64 is not on
+        return results
 
 
 def source(eqn: Any) -> str:

@@ -1,7 +1,5 @@
 """One look at a gradient: beside the exact one, with how much of the difference is rounding."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,30 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.gradcheck.primal import stripped
+from jnn.gradcheck.exact import Measured, exact_gradient
+from jnn.gradcheck.finite_differences import ERROR_BARS
+from jnn.gradcheck.flat import Flat, gradient
 
 REPLICATES = 6  # of a point, a few ulps apart: enough to know the spread of rounding errors
 SPREADS = 12  # standard deviations of that spread are still rounding
 ULPS = 64  # of the last operations, which a spread of few replicates may miss
-
-
-@dataclass(frozen=True)
-class Flat:
-    """A function of the floating leaves of its arguments, as tuples in and out; hashable."""
-
-    f: Callable[..., Any]
-    tree: Any
-    floating: tuple[bool, ...]
-
-    def __call__(self, leaves: tuple[Any, ...], others: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The floating leaves of f's output, at `leaves` and the arguments' other leaves."""
-        return floats(self.f(*self.arguments(leaves, others)))
-
-    def arguments(self, leaves: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
-        """The arguments of f."""
-        moving, still = iter(leaves), iter(others)
-        merged = [next(moving) if m else next(still) for m in self.floating]
-        return jax.tree.unflatten(self.tree, merged)
 
 
 class Seen(NamedTuple):
@@ -54,65 +35,6 @@ class Seen(NamedTuple):
         return tuple(tuple(int(k) for k in np.unravel_index(n, wrong.shape)) for n in order)
 
 
-def floats(tree: Any) -> tuple[Any, ...]:
-    """The floating leaves of a tree."""
-    leaves = map(jnp.asarray, jax.tree.leaves(tree))
-    return tuple(v for v in leaves if jnp.issubdtype(v.dtype, jnp.floating))
-
-
-def gradient(f: Flat, leaves: tuple[Any, ...], others: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
-    """(y, pull(v)) of the function by its own rules."""
-    return _pulled(lambda *leaves: f(leaves, others), leaves, v)
-
-
-def exact_gradient(
-    reference: Flat, leaves: tuple[Any, ...], others: tuple[Any, ...], v: tuple[Any, ...]
-) -> Any:
-    """(y, pull(v)) of the primal by autodiff: backwards, or where a loop forbids it, forwards."""
-
-    def primal(*leaves: Any) -> tuple[Any, ...]:
-        return reference(leaves, others)
-
-    try:
-        return _pulled(primal, leaves, v)
-    except ValueError as error:
-        if "everse-mode" not in str(error):
-            raise
-
-    def slope(i: Any, leaf: int) -> jax.Array:
-        shape, size = leaves[leaf].shape, leaves[leaf].size
-        tangents = [jnp.zeros_like(v) for v in leaves]
-        tangents[leaf] = jnp.zeros(size, leaves[leaf].dtype).at[i].set(1).reshape(shape)
-        _, dy = jax.jvp(primal, leaves, tuple(tangents))
-        return sum((jnp.vdot(a, b) for a, b in zip(v, dy, strict=True)), jnp.zeros(()))
-
-    found = [
-        jax.lax.map(partial(slope, leaf=i), jnp.arange(leaf.size)).reshape(leaf.shape)
-        for i, leaf in enumerate(leaves)
-    ]
-    return primal(*leaves), tuple(found)
-
-
-def _pulled(f: Callable[..., Any], leaves: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
-    y, pull = jax.vjp(f, *leaves)
-    return y, pull(tuple(a.astype(o.dtype) for a, o in zip(v, y, strict=True)))
-
-
-def bare(f: Flat) -> Flat:
-    """Its primal."""
-    return replace(f, f=_Stripped(f.f))
-
-
-@dataclass(frozen=True)
-class _Stripped:
-    """`stripped(f)`, equal for equal f."""
-
-    f: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return stripped(self.f)(*args)
-
-
 def look(
     f: Flat,
     reference: Flat,
@@ -121,9 +43,10 @@ def look(
     draws: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]],
     rng: np.random.Generator,
     ulps: float,
+    u: float,
     scaled: bool = True,
 ) -> Seen:
-    """f's gradient at `leaves`, in float64, beside that of the reference.
+    """f's gradient at `leaves`, in float64, beside that of the reference; u is its unit roundoff.
 
     The cotangent is the first of the two draws, where `scaled` each of its arrays divided by the
     root mean square of its output, so that all outputs count alike. The difference is taken again
@@ -132,8 +55,9 @@ def look(
 
         |hand - exact| > 64 u (|hand| + |exact| + rms(exact)) sqrt(1 + log2 n)
                          + 12 (sd of its differences + their rms over the leaf) sqrt(1 + 1/K)
+
+    and 10 error bars more where the reference is measured by finite differences.
     """
-    u = np.finfo(np.float64).eps / 2
 
     def jittered(a: Any, ulps: float) -> np.ndarray:
         factors = 1 + 2 * ulps * u * rng.uniform(-1, 1, (REPLICATES, *np.shape(a)))
@@ -142,12 +66,12 @@ def look(
 
     points = tuple(jittered(a, ulps) for a in leaves)
     by = tuple(jittered(a, 8) for a in draws[0])
-    v, y, y_exact, hands, exacts, contract = jax.tree.map(
+    v, y, y_exact, hands, exacts, bars, contract = jax.tree.map(
         np.asarray, _looked(f, reference, leaves, others, points, by, *draws, scaled)
     )
     n = sum(a.size for a in (*leaves, *v))
 
-    def allowed(hand: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    def allowed(hand: np.ndarray, exact: np.ndarray, bar: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", over="ignore"):
             sd = np.std(hand - exact, axis=0)
             told = np.where(np.isfinite(sd), sd, 0)
@@ -155,12 +79,12 @@ def look(
             typical = np.sqrt(np.square(sizes).mean()) if sizes.size else 0.0
             floor = ULPS * u * (abs(hand[0]) + abs(exact[0]) + typical) * np.sqrt(1 + np.log2(n))
             spread = sd + (np.sqrt(np.square(told).mean()) if sd.size else 0.0)
-            return floor + SPREADS * spread * np.sqrt(1 + 1 / REPLICATES)
+            return floor + SPREADS * spread * np.sqrt(1 + 1 / REPLICATES) + ERROR_BARS * bar
 
     return Seen(
         tuple(a[0] for a in hands),
         tuple(a[0] for a in exacts),
-        tuple(map(allowed, hands, exacts)),
+        tuple(map(allowed, hands, exacts, bars)),
         y,
         y_exact,
         v,
@@ -206,7 +130,10 @@ def _looked(
         return exact_gradient(reference, leaves, others, cotangent)
 
     y, hands = jax.lax.map(by_hand, (joined(points, still), joined(by, plain)))
-    y_exact, exacts = jax.lax.map(exactly, (points, by))
+    # What is measured, slowly, once will do for all points: they are nearer than its error bars.
+    few = 1 if isinstance(reference, Measured) else REPLICATES
+    y_exact, exacts, bars = jax.lax.map(exactly, jax.tree.map(lambda a: a[:few], (points, by)))
+    bars = tuple(a[0] for a in bars)
     hands, contract = (tuple(a[s] for a in hands) for s in (np.s_[:REPLICATES], np.s_[REPLICATES:]))
     y, y_exact = (tuple(a[0] for a in t) for t in (y, y_exact))
-    return v, y, y_exact, hands, exacts, contract
+    return v, y, y_exact, hands, exacts, bars, contract

@@ -1,7 +1,8 @@
 """What a check found, to be read by people and by programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 CAUSES = {
     "scale": "the gradient is a constant times what it must be",
@@ -55,12 +56,14 @@ class Report:
     power        for each argument, the smallest relative error that would have been found
     regimes      at which kinds of values it was looked at
     notes        what is not wrong but worth knowing, such as the choice at a kink
+    example      small arguments at which it is wrong too, where such were found
     """
 
     findings: tuple[Finding, ...]
     power: Mapping[str, float]
     regimes: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    example: tuple[Any, ...] | None = None
 
     def __bool__(self) -> bool:
         return not self.findings
@@ -106,3 +109,16 @@ class Report:
         """Raises WrongGradient, whose text is the report, where there are findings."""
         if not self:
             raise WrongGradient(str(self))
+
+
+def together(reports: Sequence[Report]) -> Report:
+    """One report of several."""
+    power: dict[str, float] = {}
+    for report in reports:
+        for path, p in report.power.items():
+            power[path] = max(p, power.get(path, 0.0))
+
+    def joined(what: str) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(v for report in reports for v in getattr(report, what)))
+
+    return Report(joined("findings"), power, joined("regimes"), joined("notes"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -9,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.gradcheck.primal import rules
-from jnn.gradcheck.probe import Flat, bare, exact_gradient, gradient
+from jnn.gradcheck.exact import MOST, Measured, bare, exact_gradient
+from jnn.gradcheck.flat import Flat, gradient
+from jnn.gradcheck.primal import Census
+
+ULPS = 256  # of a dtype narrower than float64, which a long computation may well lose
 
 
 @contextmanager
@@ -45,14 +49,12 @@ class Target:
         )
         if not any(floating):
             raise ValueError("args hold no floats, so there is no gradient to check")
-        self.flat = Flat(f, tree, floating)
-        self.primal = Flat(f if reference is None else reference, tree, floating)
-        self.reference = bare(self.flat) if reference is None else self.primal
         self.given = tuple(a for a, m in zip(arrays, floating, strict=True) if m)
         self.given_others = tuple(a for a, m in zip(arrays, floating, strict=True) if not m)
         self.leaves, self.others = (
             tuple(map(_float64, given)) for given in (self.given, self.given_others)
         )
+        self.roots = roots
         self.names = tuple(
             f"{roots[path[0].idx]}{jax.tree_util.keystr(path[1:])}" for path, _ in with_paths
         )
@@ -60,7 +62,16 @@ class Target:
         if isinstance(seed, jax.Array):
             seed = np.asarray(jax.random.key_data(seed)).tolist()
         self.rng = np.random.default_rng(seed)
-        self.plain = reference is None and not rules(f, *args)
+        self.notes: list[str] = []
+        self.flat, met = self.fitted(Flat(f, tree, floating))
+        self.primal = self.flat
+        if reference is None and not met.rules:
+            self.notes.append("f calls no custom_vjp: what was checked is JAX's own gradient")
+        if reference is not None:
+            self.primal, _ = self.fitted(Flat(reference, tree, floating))
+        eps = max(met.eps)
+        self.unit = eps / 2
+        self.reference, self.measured = self.differentiable(bare(self.primal), eps)
 
     @cached_property
     def outputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -76,6 +87,45 @@ class Target:
             for name, a in zip(still, self.others, strict=True)
             if jnp.issubdtype(a.dtype, jnp.integer)
         }
+
+    def fitted(self, flat: Flat) -> tuple[Flat, Census]:
+        """It as it can be evaluated in float64, and what is met in its program."""
+
+        def met(flat: Flat) -> Census:
+            walk = Census()
+            jax.eval_shape(partial(flat.walked, walk), self.leaves, self.others)
+            return walk
+
+        try:
+            if not (wide := met(flat)).narrow:
+                return flat, wide
+        except Exception:  # of whatever kind: what fails for its own dtypes too fails below
+            pass
+        canonicalize = partial(jax.dtypes.canonicalize_dtype, allow_extended_dtype=True)
+        with jax.enable_x64(False):
+            typed = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, canonicalize(a.dtype)),
+                (self.given, self.given_others),
+            )
+        flat = replace(flat, typed=typed)
+        return flat, met(flat)
+
+    def differentiable(self, primal: Flat, eps: float) -> tuple[Flat, bool]:
+        """It, or what is measured by finite differences in its stead, and whether it is."""
+        y = jax.eval_shape(primal, self.leaves, self.others)
+        try:
+            jax.eval_shape(partial(exact_gradient, primal), self.leaves, self.others, y)
+            return primal, False
+        except Exception as error:  # JAX has many for what it cannot differentiate
+            size = sum(a.size for a in self.leaves)
+            reason = f"JAX cannot differentiate f's primal ({str(error).splitlines()[0]})"
+            if size > MOST:
+                raise ValueError(
+                    f"{reason}, and the {size} numbers in args are too many for finite "
+                    f"differences: give reference=, or smaller args, of {MOST} numbers at most"
+                ) from error
+            self.notes.append(f"{reason}; finite differences stand in for it")
+            return Measured(primal.f, primal.tree, primal.floating, primal.typed, eps), True
 
     def refused(self) -> str | None:
         """What JAX refuses of the gradient's structure, if anything."""
@@ -115,10 +165,10 @@ def root_mean_square(a: Any) -> float:
         return float(np.sqrt(np.square(a).mean())) if a.size else 0.0
 
 
-def close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-10) -> bool:
-    """Alike but for the rounding of a long computation in float64, unless told otherwise."""
-    unit = typical(b) + abs(b)
-    return bool((abs(a - b) <= tolerance * unit).all()) or np.array_equal(a, b, equal_nan=True)
+def close(a: np.ndarray, b: np.ndarray, unit: float, tolerance: float = 1e-10) -> bool:
+    """Alike but for the rounding of a long computation, unless told otherwise."""
+    allowed = max(tolerance, ULPS * unit) * (typical(b) + abs(b))
+    return bool((abs(a - b) <= allowed).all()) or np.array_equal(a, b, equal_nan=True)
 
 
 compiled = jax.jit(gradient, static_argnums=0)

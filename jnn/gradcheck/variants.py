@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.gradcheck.primal import Walk, evaluated, source
-from jnn.gradcheck.probe import Flat, floats
+from jnn.gradcheck.flat import Flat, floats
+from jnn.gradcheck.primal import Walk, source
 
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
@@ -121,7 +121,7 @@ class _Changes(Walk):
             off = jax.lax.stop_gradient(jnp.where(taken == meant, 0, taken - meant))
             moving = factor - jax.lax.stop_gradient(factor)
             pair = (off, moving) if i == 0 else (moving, off)
-            y += eqn.primitive.bind(*pair, **eqn.params)
+            y += self.bind(eqn, pair)[0]
         return y
 
     def branches(self, eqn: Any, values: Sequence[Any], y: Any, first: int) -> Any:
@@ -157,8 +157,7 @@ class Variants:
     def listed(self, leaves: Any, others: Any) -> dict[Key, Variant]:
         """What can be changed."""
         walk = _Changes(self.names)
-        args = self.primal.arguments(leaves, others)
-        jax.eval_shape(lambda *args: evaluated(self.primal.f, args, walk), *args)
+        jax.eval_shape(lambda *at: self.primal.walked(walk, *at), leaves, others)
         return walk.listed
 
     def gradients(
@@ -193,7 +192,7 @@ def _gradients(
     def gradient(row: jax.Array) -> Any:
         def primal(*leaves: Any) -> Any:
             walk = _Changes(of.names, dict(zip(keys, row, strict=True)))
-            return floats(evaluated(of.primal.f, of.primal.arguments(leaves, others), walk))
+            return floats(of.primal.walked(walk, leaves, others))
 
         return jax.vjp(primal, *leaves)[1](v)
 

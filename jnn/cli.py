@@ -316,8 +316,7 @@ class _Parser(argparse.ArgumentParser):
                 self.error(f"there is no option {name}; {mend}")
         found, left = super().parse_known_args(args, namespace)
         if left and "arguments" in found:  # of `check`, where options stand among them
-            found.arguments += left
-            left = []
+            found.arguments, left = [*found.arguments, *left], []
         return found, left
 
     def error(self, message: str) -> NoReturn:

@@ -1,12 +1,15 @@
 """Arguments in words, as the command line takes them: `f32[11,7]`, `i32[11]<7`, `key`, `0.1`."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 DTYPES = {
@@ -20,9 +23,9 @@ WORDS = {"true": True, "false": False, "none": None}
 SYNTAX = """\
   'f32[11,7]'          Gaussian draws; f16, bf16 and f64 likewise; 'f32[]' is a scalar
   'f32[7]=1'           all of one value
-  'i32[11]<7'          integers from 0 to 6; 'bool[11]' for a mask
+  'i32[11]<7'          integers from 0 to 6, both of them too; 'bool[11]' for a mask
   key                  a JAX key
-  0.1, 3, true, none   as in Python: held fixed, no gradient is asked of them
+  0.1, 3, true, none   constants, of which no gradient is asked
   x.npy, x.npz:name    an array in a file"""
 _ARRAY = re.compile(r"(?P<dtype>\w+)(\[(?P<shape>[\d, ]*)\](?P<how>[<=]?)(?P<value>.*))?")
 
@@ -80,30 +83,33 @@ def _argument(spec: str, rng: np.random.Generator) -> Any:
 
 def _drawn(spec: str, found: re.Match[str], rng: np.random.Generator) -> np.ndarray:
     short, shape, how, value = found["dtype"], found["shape"], found["how"], found["value"]
-    if short not in DTYPES:
-        close = difflib.get_close_matches(short, [*DTYPES, *DTYPES.values()], n=1, cutoff=0.5)
+    dtypes = DTYPES | {long: long for long in DTYPES.values()}
+    if short not in dtypes:
+        close = difflib.get_close_matches(short, dtypes, n=1, cutoff=0.5)
         mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(DTYPES)}"
-        if short not in DTYPES.values():
-            raise ValueError(f"{spec!r}: there is no dtype {short!r}; {mend}")
-    dtype = jax.numpy.dtype(DTYPES.get(short, short))
+        raise ValueError(f"{spec!r}: there is no dtype {short!r}; {mend}")
+    dtype = jnp.dtype(dtypes[short])
     if shape is None:
         raise ValueError(f"{spec!r} lacks a shape: '{spec}[11,7]' is a matrix, '{spec}[]' a scalar")
     try:
-        sizes = tuple(int(size) for size in shape.split(",") if size.strip() or "," in shape)
+        sizes = tuple(int(size) for size in shape.rstrip(", ").split(",")) if shape else ()
     except ValueError:
         raise ValueError(f"{spec!r}: [{shape}] is no shape; write it like [11,7]") from None
-    whole = jax.numpy.issubdtype(dtype, np.integer)
+    whole = jnp.issubdtype(dtype, jnp.integer)
     if how == "=":
         try:
-            return np.full(sizes, int(value) if whole else float(value)).astype(dtype)
-        except ValueError:
+            fill = WORDS.get(value.lower(), value) or 0
+            return np.full(sizes, int(fill) if whole else float(fill), dtype)
+        except (ValueError, OverflowError):
             raise ValueError(f"{spec!r}: {value!r} is no value of {dtype}") from None
     if whole:
         if how != "<" or not value.isdecimal() or not 0 < int(value) <= np.iinfo(dtype).max:
             raise ValueError(
                 f"{spec!r} lacks what its integers are below: quote it, as '{short}[{shape}]<7'"
             )
-        return rng.integers(int(value), size=sizes).astype(dtype)
+        drawn = rng.integers(int(value), size=math.prod(sizes))
+        drawn[:2] = (0, int(value) - 1)[: drawn.size]  # slips like the borders
+        return rng.permutation(drawn).reshape(sizes).astype(dtype)
     if how or value:
         raise ValueError(f"{spec!r}: {how + value!r} is for integers; '{short}[{shape}]' is drawn")
     if short == "bool":
@@ -116,13 +122,12 @@ def _loaded(path: Path, name: str) -> np.ndarray:
         found = np.load(path, allow_pickle=False)
         if path.suffix == ".npz":
             if name not in found.files:
-                raise ValueError(
-                    f"it holds {', '.join(found.files)}: write {path}:{found.files[0]}"
-                )
+                names = ", ".join(found.files)
+                raise ValueError(f"it holds {names}; say which, as {path}:NAME")
             found = found[name]
     except FileNotFoundError:
         raise ValueError(f"there is no file {path} in {Path.cwd()}") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: {error}") from None
     if found.dtype.kind not in "fiub":
         raise ValueError(f"{path} holds {found.dtype}; it must hold floats, integers or booleans")

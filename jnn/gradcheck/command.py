@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jnn.gradcheck.arguments import SYNTAX, arguments, described
 from jnn.gradcheck.functions import check_gradients, regimes_named
@@ -45,8 +46,8 @@ def add_command(commands: Any) -> None:
     sub = commands.add_parser(
         "check",
         help="check a function's hand-written gradient",
-        description="Checks a function's hand-written gradient, that of its custom_vjp, against its own\n"
-        "primal in float64, and says what is wrong in words: jnn.check_gradients, from a terminal.",
+        description="Checks a function's hand-written gradient, that of its custom_vjp, against\n"
+        "its own primal in float64, and says what is wrong in words: jnn.check_gradients.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -55,7 +56,7 @@ def add_command(commands: Any) -> None:
     sub._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
     add = sub.add_argument
     add("function", metavar="FUNCTION", help="package.module:function, or path/to/file.py:function")
-    add("arguments", nargs="*", metavar="ARG", help="its arguments in turn; see below")
+    add("arguments", nargs="*", default=[], metavar="ARG", help="its arguments in turn; see below")
     add("--args-from", metavar="FUNCTION", help="a function that returns the tuple of arguments")
     add(
         "--reference",
@@ -94,10 +95,15 @@ def _checked(options: argparse.Namespace) -> int:
     reference = function(options.reference) if options.reference else None
     args = _arguments(options)
     names = _names(f, args, options.function)
+    if not any(map(_floating, jax.tree.leaves([a for a in args if not _fixed(a)]))):
+        raise ValueError(
+            f"none of the arguments of {options.function} holds floats, so it has no gradient; "
+            "'f32[]' is a scalar, where 0.1 is a constant"
+        )
     held = [_Held(a) if _fixed(a) else a for a in args]
     shown = [
-        f"{name} {described(a)}" + " (held fixed)" * isinstance(h, _Held)
-        for name, a, h in zip(names, args, held, strict=True)
+        f"{name} = {a} (fixed)" if _fixed(a) else f"{name}: {described(a)}"
+        for name, a in zip(names, args, strict=True)
     ]
     print(f"{options.function}({', '.join(shown)})", flush=True)
     try:
@@ -131,6 +137,10 @@ def _arguments(options: argparse.Namespace) -> Sequence[Any]:
     if not isinstance(args, tuple | list):
         raise ValueError(f"{options.args_from} returned {args!r:.60}, not a tuple of arguments")
     return args
+
+
+def _floating(leaf: Any) -> bool:
+    return isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating)
 
 
 def _fixed(argument: Any) -> bool:

@@ -119,12 +119,13 @@ def _drawn(spec: str, found: re.Match[str], rng: np.random.Generator) -> np.ndar
 
 def _loaded(path: Path, name: str) -> np.ndarray:
     try:
-        found = np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            if name not in found.files:
-                names = ", ".join(found.files)
-                raise ValueError(f"it holds {names}; say which, as {path}:NAME")
-            found = found[name]
+        with path.open("rb") as file:  # NumPy would leave a damaged one open
+            found = np.load(file, allow_pickle=False)
+            if path.suffix == ".npz":
+                if name not in found.files:
+                    names = ", ".join(found.files)
+                    raise ValueError(f"it holds {names}; say which, as {path}:NAME")
+                found = found[name]
     except FileNotFoundError:
         raise ValueError(f"there is no file {path} in {Path.cwd()}") from None
     except (ValueError, OSError, EOFError, BadZipFile) as error:

@@ -290,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="draw the learning curves in a new .png, .svg or .pdf",
     )
-    add_command(commands)
+    add_command(commands, _seed)
     return parser
 
 

@@ -41,8 +41,8 @@ class _Held:
     value: Any
 
 
-def add_command(commands: Any) -> None:
-    """Adds `check` to the subcommands of a parser."""
+def add_command(commands: Any, seed: Callable[[str], int]) -> None:
+    """Adds `check` to the subcommands of a parser; `seed` reads one."""
     sub = commands.add_parser(
         "check",
         help="check a function's hand-written gradient",
@@ -78,7 +78,7 @@ def add_command(commands: Any) -> None:
         metavar="NAME=NUMBER",
         help="a constant to recognise a wrong factor by; may be given again",
     )
-    add("--seed", type=_seed, metavar="N", default=0, help="all that is random follows; default: 0")
+    add("--seed", type=seed, metavar="N", default=0, help="all that is random follows; default: 0")
 
 
 def check(options: argparse.Namespace) -> int:
@@ -186,9 +186,3 @@ def _known(text: str) -> tuple[str, float]:
         return name.strip(), float(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not like rate=0.1") from None
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= 10):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number from 0")
-    return int(text)

@@ -52,6 +52,12 @@ def powered(x, exponent: int):
 def plainly(x, gain):
     return gain * jnp.tanh(x)
 
+def called(f, x):
+    return f(x)
+
+def callables():
+    return jax.tree_util.Partial(jnp.multiply, jnp.ones(2)), jnp.ones(2)
+
 def lone():
     return jnp.ones(3)
 
@@ -107,6 +113,13 @@ def test_constants_stay_what_they_are(capsys, here):
     status, out, _ = outcome(capsys, "planted.py:powered", "f64[]", "2", "--regimes", "given")
     assert status == 0
     assert out.startswith("planted.py:powered(x: f64[], exponent = 2 (fixed))\ngradients right")
+
+
+def test_a_callable_with_parameters_has_gradients(capsys, here):
+    options = ["--args-from", "planted.py:callables", "--regimes", "given"]
+    status, out, _ = outcome(capsys, "planted.py:called", *options)
+    assert status == 0
+    assert "gradients right: all 2" in out
 
 
 @pytest.mark.slow

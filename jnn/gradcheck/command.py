@@ -144,7 +144,9 @@ def _floating(leaf: Any) -> bool:
 
 
 def _fixed(argument: Any) -> bool:
-    return isinstance(argument, bool | int | float | complex | str) or callable(argument)
+    if callable(argument):  # a model that is a tree may be called, and has parameters
+        return jax.tree_util.all_leaves([argument])
+    return isinstance(argument, bool | int | float | complex | str)
 
 
 def _unheld(f: Callable[..., Any]) -> Callable[..., Any]:

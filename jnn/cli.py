@@ -1,4 +1,4 @@
-"""The command line: `jnn train`."""
+"""The command line: `jnn train` and `jnn check`."""
 
 import argparse
 import difflib
@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from jnn.compose import Serial
 from jnn.diagnostics import table
 from jnn.evaluation import evaluate
 from jnn.gradcheck import check_network
+from jnn.gradcheck.command import add_command, check
 from jnn.initializers import he_normal, lecun_normal
 from jnn.layer import Layer, Train
 from jnn.layers import (
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = _Signals()
     try:
         options = _parser().parse_args(sys.argv[1:] or ["--help"] if argv is None else argv)
-        return train(options, signals)
+        return check(options) if options.command == "check" else train(options, signals)
     except (ValueError, ArithmeticError, OSError, ImportError, MemoryError) as error:
         print(f"jnn: {error}", file=sys.stderr)
         return 1
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Neural networks whose hand-written gradients are checked before they train.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"jnn {version('jnn')}")
+    parser.add_argument("--version", action="version", version=f"jnn {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     defaults = "\n".join(
         f"  {name:<8}--hidden {','.join(map(str, d['hidden'])):<13}"
@@ -289,7 +290,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="draw the learning curves in a new .png, .svg or .pdf",
     )
+    add_command(commands, _seed)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("jnn")
+    except PackageNotFoundError:
+        return "of a checkout that is not installed"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -305,7 +314,10 @@ class _Parser(argparse.ArgumentParser):
                 close = difflib.get_close_matches(name, options, n=1)
                 mend = f"did you mean {close[0]}?" if close else f"it has {', '.join(options)}"
                 self.error(f"there is no option {name}; {mend}")
-        return super().parse_known_args(args, namespace)
+        found, left = super().parse_known_args(args, namespace)
+        if left and "arguments" in found:  # of `check`, where options stand among them
+            found.arguments, left = [*found.arguments, *left], []
+        return found, left
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")

@@ -25,6 +25,7 @@ SPREADS = 12  # standard deviations of what rounding does to them are still roun
 # Beside the last operations', constants are rounded: of the digits of 1 - b^t up to 1 / (1 - b)
 # ulps are lost, here and not there, and b is at most 0.9999.
 ULPS = 1e4
+LOW = ("float32", "bfloat16", "float16")
 UNIT = float(np.finfo(np.float64).eps) / 2
 
 
@@ -119,60 +120,85 @@ def check_optimizer(
 
 
 class _Formula:
-    """The reference where it is a formula for one array, or a pair."""
+    """The reference, where it is a formula for one array."""
 
-    def __init__(self, formula: Any, tree: Any):
-        if _is_pair(formula):
-            self.pair, self.tree = pair("formula", formula), tree
-        elif callable(formula):
-            self.pair, self.leaf = None, formula
-            inspect.signature(formula).bind(1, 0, 0)  # or it wants starting values: TypeError
-        else:
+    def __init__(self, formula: Any):
+        if not callable(formula):
             raise ValueError(
                 f"formula is {formula!r}; it must be formula(t, x, g, *memory) -> (dx, *memory), "
                 "or an (init, update) pair"
             )
+        try:
+            inspect.signature(formula).bind(1, 0, 0)
+        except TypeError as error:
+            raise ValueError(
+                f"formula must take (t, x, g, *memory), memory with defaults to start from: {error}"
+            ) from None
+        self.leaf = formula
 
     def follow(self, start: Arrays, gs: Arrays) -> tuple[Arrays, Arrays]:
-        """(xs, dxs), each with a leading axis of steps, of a run that takes its own steps."""
-        x, memory, xs, dxs = start, None, [], []
-        for t in range(1, len(gs[0]) + 1):
-            dx, memory = self.step(t, t, x, [g[t - 1] for g in gs], memory)
-            xs.append(x)
-            dxs.append(dx)
-            x = [a + d for a, d in zip(x, dx, strict=True)]
-        return _columns(xs), _columns(dxs)
+        """(xs, dxs), steps along the first axis, of a run that takes its own steps."""
+        columns = []
+        for x, g in zip(start, gs, strict=True):
+            rows, memory = [], ()
+            for t, now in enumerate(g, 1):
+                dx, memory = self.step(t, x, now, memory)
+                rows.append((x, dx))
+                x = x + dx
+            columns.append([np.stack(column) for column in zip(*rows, strict=True)])
+        return [xs for xs, _ in columns], [dxs for _, dxs in columns]
 
-    def again(self, xs: Arrays, gs: Arrays, variant: slips.Variant) -> Arrays:
-        """dxs for given parameters and gradients, were the formula another."""
-        memory, dxs = None, []
-        for t in range(1, len(gs[0]) + 1):
-            x, g = [a[t - 1] for a in xs], [a[t - 1] for a in gs]
-            g = [variant.gradient(a, b) for a, b in zip(x, g, strict=True)]
-            x = [variant.parameter(a) for a in x]
-            memory = None if variant.forgets else memory
-            dx, memory = self.step(t, variant.time(t), x, g, memory)
+    def again(self, xs: Arrays, gs: Arrays, variant: slips.Variant, i: int) -> np.ndarray:
+        """dxs of parameter i for given parameters and gradients, were the formula another."""
+        dxs, memory = [], ()
+        for t, (x, g) in enumerate(zip(xs[i], gs[i], strict=True), 1):
+            memory = () if variant.forgets else memory
+            g, x = variant.gradient(x, g), variant.parameter(x)
+            dx, memory = self.step(variant.time(t), x, g, memory)
             dxs.append(dx)
-        return _columns(dxs)
+        return np.stack(dxs)
 
-    def step(self, now: int, t: int, x: Arrays, g: Arrays, memory: Any) -> tuple[Arrays, Any]:
-        """One update, with t for the step that it takes this for."""
-        if self.pair is not None:
-            tree = self.tree
-            state = self.pair.init(tree.unflatten(x)) if memory is None else memory
-            dx, state = _shifted(self.pair, tree.unflatten(g), state, tree.unflatten(x), t - now)
-            return [np.asarray(a) for a in tree.flatten_up_to(dx)], state
+    def step(self, t: int, x: np.ndarray, g: np.ndarray, memory: Any) -> tuple[np.ndarray, Any]:
         with np.errstate(all="ignore"):
-            memory = [()] * len(x) if memory is None else memory
-            rows = [self.leaf(t, *row[:2], *row[2]) for row in zip(x, g, memory, strict=True)]
-        rows = [row if isinstance(row, tuple) else (row,) for row in rows]
-        for a, (dx, *_) in zip(x, rows, strict=True):
-            if np.shape(dx) != a.shape:
-                raise ValueError(
-                    f"formula returned {np.shape(dx)} for an array of shape {a.shape}; it must "
-                    "return (dx, *memory), with dx of the shape of x, or dx alone"
-                )
-        return [np.asarray(row[0], np.float64) for row in rows], [row[1:] for row in rows]
+            given = self.leaf(np.float64(t), x, g, *memory)
+        dx, *memory = given if isinstance(given, tuple) else (given,)
+        if np.shape(dx) != x.shape:
+            raise ValueError(
+                f"formula returned {np.shape(dx)} for an array of shape {x.shape}; it must return "
+                "(dx, *memory), with dx of the shape of x, or dx alone"
+            )
+        return np.asarray(dx, np.float64), memory
+
+
+class _Pair:
+    """The reference, where it is a pair."""
+
+    def __init__(self, optimizer: Any, tree: Any, steps: int):
+        self.pair, self.tree, self.steps = pair("formula", optimizer), tree, steps
+
+    def follow(self, start: Arrays, gs: Arrays) -> tuple[Arrays, Arrays]:
+        xs = [np.broadcast_to(x, g.shape) for x, g in zip(start, gs, strict=True)]
+        return self.run(xs, gs, np.zeros(len(gs[0]), int), follows=True)
+
+    def again(self, xs: Arrays, gs: Arrays, variant: slips.Variant, i: int) -> np.ndarray:
+        t = np.arange(1, len(gs[0]) + 1)
+        by = np.array([variant.time(int(k)) for k in t]) - t
+        changed = [variant.gradient(x, g) for x, g in zip(xs, gs, strict=True)]
+        led = [variant.parameter(x) for x in xs]
+        return self.run(led, changed, by, forgets=variant.forgets)[1][i]
+
+    def run(
+        self, xs: Arrays, gs: Arrays, by: np.ndarray, follows: bool = False, forgets: bool = False
+    ) -> tuple[Arrays, Arrays]:
+        x = self.tree.unflatten([jnp.asarray(x[0]) for x in xs])
+        carry, parts = (self.pair.init(x), x), []
+        for at in range(0, len(by), self.steps):
+            some = [[a[at : at + self.steps] for a in arrays] for arrays in (xs, gs, [by])]
+            some = (*map(self.tree.unflatten, some[:2]), *some[2])
+            carry, (x, dx) = _led(self.pair, follows, forgets, carry, *some)
+            parts.append([np.asarray(a) for t in (x, dx) for a in self.tree.flatten_up_to(t)])
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return columns[: len(xs)], columns[len(xs) :]
 
 
 class _Check:
@@ -191,7 +217,9 @@ class _Check:
         ):
             raise ValueError("params must hold arrays of floats, and at least one")
         self.paths = ["params" + jax.tree_util.keystr(path) for path, _ in with_paths]
-        self.formula, self.steps = _Formula(formula, self.tree), steps
+        self.steps = steps
+        is_pair = isinstance(formula, tuple) or hasattr(formula, "update")
+        self.formula = _Pair(formula, self.tree, steps) if is_pair else _Formula(formula)
         given = [np.asarray(a, np.float64) for _, a in with_paths]
         self.start = [rng.standard_normal(a.shape) * (_rms(a) or 1) for a in given]
         eps = known.get("eps", 1e-8)
@@ -248,7 +276,7 @@ class _Check:
         }
 
         def again(run: str, variant: slips.Variant) -> np.ndarray:
-            return self.formula.again(looks[run].xs, self.runs[run], variant)[i]
+            return self.formula.again(looks[run].xs, self.runs[run], variant, i)
 
         right = zip(self.paths, looks["changing"].right, strict=True)
         others = {path: a for path, a in right if path != self.paths[i]}
@@ -288,7 +316,7 @@ class _Check:
             parts.append([np.asarray(a) for a in self.tree.flatten_up_to(dxs)])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def params(self, dtype: Any) -> Any:
+    def params(self, dtype: str) -> Any:
         return self.tree.unflatten([jnp.asarray(a, dtype) for a in self.start])
 
     def structure(self) -> list[Finding]:
@@ -299,11 +327,10 @@ class _Check:
             state = self.optimizer.init(params)
             return state, *update_with(self.optimizer, params, state, params, jnp.ones(()))
 
-        for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
-            name = jnp.dtype(dtype).name
-            with jax.enable_x64(dtype == jnp.float64):
+        for name in ("float64", *LOW):
+            with jax.enable_x64(name == "float64"):
                 try:
-                    params = jax.eval_shape(lambda dtype=dtype: self.params(dtype))
+                    params = jax.eval_shape(partial(self.params, name))
                     state, updates, after = jax.eval_shape(once, params)
                 except Exception as error:  # whatever another's code raises when traced
                     words = f"in {name} it cannot be traced: {_first_line(error)}"
@@ -323,34 +350,31 @@ class _Check:
     def contract(self) -> list[Finding]:
         """Mutation, determinism, and zero gradients in low precision."""
         found = []
-        params = self.params(jnp.float64)
-        grads = self.tree.unflatten([jnp.asarray(g[0]) for g in self.runs["changing"]])
-        state = self.optimizer.init(params)
-        given = (grads, state, params)
-        before = jax.tree.leaves(given)
+        x, g = self.start, [g[0] for g in self.runs["changing"]]
+        given = [self.tree.unflatten([jnp.asarray(a) for a in arrays]) for arrays in (g, x)]
+        given.insert(1, self.optimizer.init(given[1]))
         copy = jax.tree.map(lambda a: a, given)  # other containers, the same arrays
-        called = [update_with(self.optimizer, *given, jnp.ones(()))]
+        before = jax.tree.leaves(given)
+        first, _ = update_with(self.optimizer, *given, jnp.ones(()))
         after = jax.tree.leaves(given)
         if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
             words = "an update changes the gradients, state or parameters that it is given in place"
             found.append(Finding("update", "nondeterministic", words))
-        called.append(update_with(self.optimizer, *copy, jnp.ones(())))
-        called.append(_once(self.optimizer, *copy))
-        for way, other in zip(("called again", "compiled"), called[1:], strict=True):
-            if not _close(other, called[0]):
-                words = f"{way}, an update gives something else than called before"
+        steps = [np.repeat(a[None], self.steps, axis=0) for a in (*x, *g)]
+        compiled = [a[0] for a in self.take(steps[: len(x)], steps[len(x) :])]
+        again, _ = update_with(self.optimizer, *copy, jnp.ones(()))
+        for way, other in (("called again", again), ("compiled", compiled)):
+            if not _close(other, first):
+                words = f"{way}, an update gives something else than called once"
                 found.append(Finding("update", "nondeterministic", words))
-        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-            with jax.enable_x64(False):
-                low = self.params(dtype)
-                zeros = jax.tree.map(jnp.zeros_like, low)
-                updates, _ = _once(self.optimizer, zeros, self.optimizer.init(low), low)
-                finite = all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(updates))
-            words = f"in {jnp.dtype(dtype).name} the update for a zero gradient is not finite"
-            if not finite and dtype == jnp.float16:
-                self.notes.append(words)
-            elif not finite:
+        with jax.enable_x64(False):
+            finite = _finite_at_zero(self.optimizer, {d: self.params(d) for d in LOW})
+        for dtype in (d for d, fine in finite.items() if not fine):
+            words = f"in {dtype} the update for a zero gradient is not finite"
+            if dtype == "float32":
                 found.append(Finding("update", "nonfinite", words, regime="zero"))
+            else:  # where a usual epsilon, or 1 - 0.999, is 0; it may be meant for float32 alone
+                self.notes.append(words)
         return found
 
 
@@ -368,14 +392,6 @@ def _merged(found: Sequence[Finding], paths: Sequence[str], ranks: Sequence[int]
     kind += ", such as biases," if max(wrong) < 2 else ""
     words = f"; parameters of {kind} alone are wrong"
     return [Finding(f.path, f.cause, f.message + words, regime=f.regime) for f in found]
-
-
-def _is_pair(formula: Any) -> bool:
-    return isinstance(formula, tuple) or hasattr(formula, "update")
-
-
-def _columns(rows: list[Arrays]) -> Arrays:
-    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _along(mask: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -407,8 +423,15 @@ def _close(tree: Any, model: Any) -> bool:
 
 
 @partial(jax.jit, static_argnums=0)
-def _once(optimizer: Any, grads: Any, state: Any, params: Any) -> Any:
-    return update_with(optimizer, grads, state, params, jnp.ones(()))
+def _finite_at_zero(optimizer: Any, trees: Any) -> Any:
+    """Of parameters in several dtypes, whether the first update is finite for gradients of 0."""
+
+    def finite(params: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = update_with(optimizer, zeros, optimizer.init(params), params, jnp.ones(()))
+        return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(updates)]))
+
+    return {dtype: finite(params) for dtype, params in trees.items()}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -421,9 +444,11 @@ def _loop(optimizer: Any, state: Any, xs: Any, gs: Any) -> Any:
     return jax.lax.scan(step, state, (xs, gs))
 
 
-@partial(jax.jit, static_argnums=0)
-def _shifted(optimizer: Any, grads: Any, state: Any, params: Any, by: Any) -> Any:
-    """An update whose state counts steps from elsewhere: whole numbers in it are such counts."""
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _led(
+    optimizer: Any, follows: bool, forgets: bool, carry: Any, xs: Any, gs: Any, by: Any
+) -> Any:
+    """Steps whose count is shifted: whole numbers in a state are such counts."""
 
     def counted(tree: Any, by: Any) -> Any:
         def moved(a: Any) -> Any:
@@ -432,6 +457,11 @@ def _shifted(optimizer: Any, grads: Any, state: Any, params: Any, by: Any) -> An
 
         return jax.tree.map(moved, tree)
 
-    by = jnp.asarray(by)
-    updates, after = update_with(optimizer, grads, counted(state, by), params, jnp.ones(()))
-    return updates, counted(after, -by)
+    def step(carry: Any, at: Any) -> Any:
+        (state, x), (given, g, by) = carry, at
+        x = x if follows else given
+        state = counted(optimizer.init(x) if forgets else state, by)
+        dx, after = update_with(optimizer, g, state, x, jnp.ones(()))
+        return (counted(after, -by), jax.tree.map(jnp.add, x, dx)), (x, dx)
+
+    return jax.lax.scan(step, carry, (xs, gs, by))

@@ -64,6 +64,7 @@ def explain(case: Case) -> Cause:
         _decay,
         _coupled,
         _epsilon,
+        _moments,
         _linear,
     ):
         with np.errstate(all="ignore"):
@@ -73,7 +74,8 @@ def explain(case: Case) -> Cause:
 
 
 def _precision(case: Case) -> Cause | None:
-    off = max(_norm(r.mine - r.right) / (_norm(r.right) or 1) for r in case.runs.values())
+    offs = [_norm(r.mine - r.right) / (_norm(r.right) or 1) for r in case.runs.values()]
+    off = float(np.max(offs))  # NaN where one is
     if not off <= DETOUR:
         return None
     # An epsilon shows where gradients are as small, and there by far more.
@@ -90,7 +92,7 @@ def _swapped(case: Case) -> Cause | None:
 
 def _ratio(case: Case) -> Cause | None:
     """A factor that all elements share: of the learning rate, or of a bias correction."""
-    still = _updates(case, Variant(parameter=np.zeros_like), "changing")
+    still = _still(case, "changing")
     run = case.runs["changing"]
     for decay in (0.0, run.right - still):
         right = run.right - decay
@@ -101,6 +103,10 @@ def _ratio(case: Case) -> Cause | None:
         if len(there) == len(k) and np.ptp(there) <= ALIKE * abs(there).max():
             if abs(there[0] + 1) <= ALIKE:
                 return Cause("sign", "learning rate: the update has the wrong sign")
+            rate = _factors(run.right - right, run.x) if np.any(decay) else None
+            if rate is not None and abs(there[0] - 1 - rate[0]) <= FITS * abs(rate[0]):
+                words = "decay: it shrinks the parameters after the update, not before it"
+                return Cause("swapped", words)
             if abs(there[0] - 1) > ALIKE:
                 return Cause(
                     "scale",
@@ -163,16 +169,13 @@ def _apart(a: Any, b: Any) -> bool:
 def _schedule(case: Case, k: np.ndarray, right: np.ndarray, decay: Any) -> Cause | None:
     """Another rate than that of this step, whatever t is in the corrections."""
     for way, when in TIMES.items():
-        other = _updates(case, Variant(time=when), "changing") - decay
+        other = case.again("changing", Variant(time=when)) - decay
         shift = _factors(other, right)
         if shift is None:
             continue
-        undone = [f for a, b, f in _pairs(case) if a == b == way]
-        for factor in (np.ones_like(k), *undone):
-            if _same(shift / factor, k):
-                words = f"step count: the schedule {way}" + (
-                    "" if factor is not undone and (factor == 1).all() else ", the rest does not"
-                )
+        for a, b, undone in _pairs(case):
+            if a == b == way and _same(shift / undone, k):
+                words = f"step count: the schedule {way}, the bias corrections do not"
                 return Cause("swapped", words)
     return None
 
@@ -181,18 +184,17 @@ def _time(case: Case) -> Cause | None:
     for way, when in TIMES.items():
         if _fits(case, Variant(time=when)):
             return Cause("swapped", f"step count: it {way}")
-    if _fits(case, Variant(time=lambda t: 0 * t + 1, forgets=True)):
-        words = "every update is like the first: no state is carried on"
-        return Cause("missing-term", f"step count: {words}")
-    if _fits(case, Variant(forgets=True)):
-        return Cause("missing-term", "momentum: the moments are forgotten after every update")
+    for variant in (Variant(forgets=True), Variant(lambda t: 0 * t + 1, forgets=True)):
+        if _fits(case, variant):
+            words = "no state is carried on, so that every update is a first one"
+            return Cause("missing-term", f"step count: {words}")
     return None
 
 
 def _decay(case: Case) -> Cause | None:
     """Decay beside the gradient: c x, with a c that all elements share."""
     run = case.runs["changing"]
-    still = _updates(case, Variant(parameter=np.zeros_like), "changing")
+    still = _still(case, "changing")
     off, mine, right = run.mine - run.right, run.mine - still, run.right - still
     decays = _norm(right) > FITS * _norm(run.right)
     if decays and _fits(case, Variant(parameter=np.zeros_like)):
@@ -209,12 +211,18 @@ def _decay(case: Case) -> Cause | None:
             return Cause("scale", f"decay: it is {_named(k, case)} times what it must be")
         words = f"its rate follows another schedule: {rate[0]:.6g} for {usual[0]:.6g} at step 1"
         return Cause("scale", f"decay: {words}")
-    if decays and (rate := _factors(mine, run.x + still)) is not None and _all(rate):
-        return Cause("swapped", "decay: it shrinks the parameters after the update, not before it")
     if not decays and (rate := _factors(off, run.x)) is not None and _all(rate):
+        if not all(_shrinks(case.runs[name], rate) for name in SHORT):
+            return None
         words = f"parameters decay by {_named(-rate[0], case)} at step 1, and must not"
         return Cause("extra-term", f"decay: {words}")
     return None
+
+
+def _shrinks(run: Run, rate: np.ndarray) -> bool:
+    """Whether a run is right but for a decay at these rates."""
+    guess = run.right + rate.reshape(-1, *[1] * (run.x.ndim - 1)) * run.x
+    return bool((abs(run.mine - guess) <= run.allowed + FITS * abs(run.mine)).all())
 
 
 def _coupled(case: Case) -> Cause | None:
@@ -225,7 +233,7 @@ def _coupled(case: Case) -> Cause | None:
             return Variant(gradient=lambda x, g: g + c * x, parameter=parameter)
 
         def off(c: float, coupled: Any = coupled) -> np.ndarray:
-            return (_updates(case, coupled(c), "changing") - case.runs["changing"].mine).ravel()
+            return (case.again("changing", coupled(c)) - case.runs["changing"].mine).ravel()
 
         named = [v for v in case.known.values() if isinstance(v, float) and v > 0]
         grid = [*named, *10.0 ** np.arange(-6, 1.01, 0.5)]
@@ -238,7 +246,7 @@ def _coupled(case: Case) -> Cause | None:
             c -= rest @ slope / (slope @ slope)
         if not abs(c) > 0 or not _fits(case, coupled(c)):
             continue
-        beside = _updates(case, Variant(parameter=np.zeros_like), "changing")
+        beside = _still(case, "changing")
         right = case.runs["changing"].right
         if _norm(beside - right) <= FITS * _norm(right):
             return Cause("extra-term", f"decay: {_named(c, case)} x is added to the gradient")
@@ -254,7 +262,7 @@ def _epsilon(case: Case) -> Cause | None:
 
     def at(scale: float) -> np.ndarray:
         still = Variant(gradient=lambda x, g: scale * g, parameter=np.zeros_like)
-        return _updates(case, still, "tiny")
+        return case.again("tiny", still)
 
     run, limit = case.runs["tiny"], at(LARGE)
     if not _norm(at(2 * LARGE) - limit) <= FITS * _norm(limit):
@@ -288,7 +296,10 @@ def _epsilon(case: Case) -> Cause | None:
         if np.ptp(e) <= 1e-3 * e.max():
             if formula != place:
                 return Cause("swapped", f"epsilon: it stands {place} the root{size}")
-            return Cause("scale", f"epsilon: it is {_named(e[0], case)} times what it must be")
+            if abs(e[0] - 1) <= 1e-3:
+                return None
+            words = f"epsilon: it is {e[0]:.6g} times what it must be{size}"
+            return Cause("scale", words)
         t, turn = np.array(steps) + 1.0, 1 if place == "inside" else 0.5
         for b, (sign, words) in product(
             (*(v for v in case.known.values() if isinstance(v, float) and 0.5 <= v < 1), *USUAL),
@@ -298,6 +309,43 @@ def _epsilon(case: Case) -> Cause | None:
             if np.ptp(k) <= 1e-3 * k.max():
                 also = "" if formula == place else f", {place} the root"
                 return Cause("swapped", f"epsilon: it is added {words}{also}")
+    return None
+
+
+def _moments(case: Case) -> Cause | None:
+    """Adam and what is like it, whose moments fade at other rates or start elsewhere."""
+    run = case.runs["changing"]
+    still = _still(case, "changing")
+    found = [_fading(dx, run.g) for dx in (run.mine - run.right + still, still)]
+    if None in found or found[0] == found[1]:
+        return None
+    mine, right = found
+    said = []
+    for name, a, b in zip(("first", "second"), mine, right, strict=True):
+        if a[0] != b[0]:
+            said.append(f"the {name} moment fades by {a[0]:g} for {b[0]:g}")
+        elif a[1] != b[1]:
+            said.append(f"the {name} moment starts from {a[1]}, not from {b[1]}")
+    return Cause("scale", f"momentum: {' and '.join(said)}")
+
+
+def _fading(dx: np.ndarray, g: np.ndarray) -> tuple[Any, Any] | None:
+    """((b1, where it starts), (b2, where)) of moments whose quotient the updates follow."""
+
+    def moment(b: float, start: str, g: np.ndarray) -> np.ndarray:
+        m = np.zeros_like(g)
+        for t, new in enumerate(g):
+            m[t] = new if t == 0 and start != "0" else b * m[t - 1] + (1 - b) * new
+        return m
+
+    starts = ("0", "the gradient"), ("0", "its square")
+    firsts, seconds = (
+        {(b, start): moment(b, start, of) for b in (0.0, *USUAL) for start in ways}
+        for ways, of in zip(starts, (g, g * g), strict=True)
+    )
+    for (first, m), (second, v) in product(firsts.items(), seconds.items()):
+        if _factors(dx[1:], m[1:] / np.sqrt(v[1:])) is not None:
+            return first, second
     return None
 
 
@@ -397,19 +445,18 @@ def _unexplained(case: Case) -> Cause:
         if (abs(r.mine - r.right) <= r.allowed + FITS * abs(r.right)).all()
     )
     words = f"it differs {when}; there it is {k:.3g} times as long, with a cosine of {share:.3f}"
-    return Cause(
-        "unexplained", words + (f"; with {fine} gradients all but right" if fine else "")
-    )
+    return Cause("unexplained", words + (f"; with {fine} gradients all but right" if fine else ""))
 
 
-def _updates(case: Case, variant: Variant, run: str) -> np.ndarray:
-    return case.again(run, variant)
+def _still(case: Case, run: str) -> np.ndarray:
+    """The formula's updates of parameters that are 0, so that none decays."""
+    return case.again(run, Variant(parameter=np.zeros_like))
 
 
 def _fits(case: Case, variant: Variant) -> bool:
     """Whether the updates are those of this formula in every short run."""
     for name in SHORT:
-        run, guess = case.runs[name], _updates(case, variant, name)
+        run, guess = case.runs[name], case.again(name, variant)
         near = abs(run.mine - guess) <= run.allowed + FITS * (abs(run.mine) + abs(guess))
         lost = ~np.isfinite(run.mine) & ~np.isfinite(guess)
         if not (near & np.isfinite(run.mine) | lost).all():
@@ -423,7 +470,7 @@ def _factors(mine: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     for t, (a, b) in enumerate(zip(mine, right, strict=True)):
         if np.isfinite(a).all() and np.isfinite(b).all() and b.any():
             k[t] = np.vdot(a, b) / np.vdot(b, b)
-            if _norm(a - k[t] * b) > ALIKE * max(_norm(a), ALIKE * _norm(b)):
+            if _norm(a - k[t] * b) > ALIKE * _norm(a):
                 return None
     return k if np.isfinite(k).sum() > 1 or len(k) == 1 else None
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jnn.gradcheck.causes import DETOUR, Cause
 from jnn.gradcheck.terms import coupled, decay, epsilon, moments, velocity
-from jnn.gradcheck.updates import ALIKE, Case, alike, constant, factors, norm
+from jnn.gradcheck.updates import ALIKE, SHORT, Case, alike, constant, factors, norm
 
 TIMES: dict[str, Callable[[Any], Any]] = {
     "takes t + 1 for t": lambda t: t + 1,
@@ -21,10 +21,10 @@ CAUSE_OF = {"is missing": "missing-term", "is applied once more than in the form
 
 def explain(case: Case) -> Cause:
     """The first hypothesis that fits."""
-    if case.run == "late":
-        return _late(case)
-    tried = (_precision, _time, velocity, _ratio, decay, coupled, epsilon, moments)
-    if case.changing.agrees(case.changing.right):  # as but for what is as small as eps
+    tried = (_precision, _count, velocity, _ratio, decay, coupled, epsilon, moments)
+    if case.run == "late":  # after many steps that are right
+        tried = (_count,)
+    elif case.changing.agrees(case.changing.right):  # but for what is as small as eps
         tried = (_precision, epsilon)
     for hypothesis in tried:
         with np.errstate(all="ignore"):
@@ -41,11 +41,17 @@ def _precision(case: Case) -> Cause | None:
     return Cause("precision", f"precision: it is off by {off:.0e}, as by way of float32")
 
 
-def _time(case: Case) -> Cause | None:
-    for way, when in TIMES.items():
-        if case.fits(time=when):
+def _count(case: Case) -> Cause | None:
+    names, last = ("late",) if case.run == "late" else SHORT, case.first - 1
+    broken: dict[str, Callable[[Any], Any]] = {
+        f"stops at {last}": lambda t: min(t, last),
+        f"begins again after {last}": lambda t: (t - 1) % last + 1,
+        f"begins again at 0 after {last}": lambda t: t % (last + 1),
+    }
+    for way, when in (TIMES | broken if last else TIMES).items():
+        if case.fits(names, time=when):
             return Cause("swapped", f"step count: it {way}")
-    if case.fits(forgets=True) or case.fits(forgets=True, time=lambda t: 1):
+    if case.fits(names, forgets=True) or case.fits(names, forgets=True, time=lambda t: 1):
         words = "no state is carried on, so that every update is a first one"
         return Cause("missing-term", f"step count: {words}")
     return None
@@ -71,17 +77,19 @@ def _ratio(case: Case) -> Cause | None:
 
 def _bias(case: Case, k: np.ndarray) -> Cause | None:
     """What became of either bias correction, or of the schedule beside them."""
-    there, pairs = np.isfinite(k), _corrections(case)
+    pairs = _corrections(case)
 
     def explains(factor: np.ndarray) -> bool:
-        return bool((abs(factor - k) <= ALIKE * abs(k))[there].all())
+        off = abs(factor - k) > ALIKE * abs(k)
+        there = np.isfinite(factor) & np.isfinite(k)  # not where t is 0, and so 1 - b^t
+        return bool(there[1:].all() and not off[there].any())
 
     for first, second, factor in pairs:
         if explains(factor):
             said = {n: way for n, way in (("first", first), ("second", second)) if way}
             words = " and ".join(f"that of the {n} moment {way}" for n, way in said.items())
             words = f"that of both moments {first}" if first == second else words
-            cause = CAUSE_OF.get(min(said.values()), "scale")
+            cause = CAUSE_OF.get(first or second, "scale")
             return Cause(cause, f"bias correction: {words}")
     for way, when in TIMES.items():
         shift = factors(case.still("changing", time=when), case.still("changing"))
@@ -109,20 +117,6 @@ def _corrections(case: Case) -> list[tuple[str, str, np.ndarray]]:
         if a[0] < b[0] or (a[1] and not b[1])  # the second moment fades more slowly
     ]
     return sorted(pairs, key=lambda p: 0 if p[0] == p[1] else 2 - ("" in p[:2]))
-
-
-def _late(case: Case) -> Cause:
-    """Right for many steps, and then no more."""
-    last = case.first - 1
-    for how, when in (
-        (f"stops at {last}", lambda t: min(t, last)),
-        (f"begins again after {last}", lambda t: (t - 1) % last + 1),
-        (f"begins again at 0 after {last}", lambda t: t % (last + 1)),
-    ):
-        if case.fits(("late",), time=when):
-            return Cause("swapped", f"step count: it {how}")
-    cause = "unexplained" if np.isfinite(case.runs["late"].mine).all() else "nonfinite"
-    return Cause(cause, f"it is right for {last} steps, and no more")
 
 
 def _unexplained(case: Case) -> Cause:

@@ -176,26 +176,21 @@ def velocity(case: Case) -> Cause | None:
         k = factors(run.mine[:1].repeat(2, 0), run.right[:1].repeat(2, 0))
         how = "" if k is None else f": it is {case.named(k[0])} times as long"
         return Cause("scale", f"momentum: only the first step is wrong, as if undampened{how}")
-    if last:
-        k = mine[1] / right[1]
-        if right[0] and any(alike(k, damped) for damped in (1 - right[0], 1 / (1 - right[0]))):
-            how = "dampened" if k < 1 else "not dampened"
-            return Cause("scale", f"momentum: it is {how}, {case.named(k)} times as long{words}")
-    elif not mine[0]:
-        return Cause("missing-term", "momentum: it is missing" + words)
-    elif not right[0]:
-        return Cause("extra-term", "momentum: there must be none" + words)
-    elif alike(mine[0], -right[0]):
-        return Cause("sign", "momentum: the velocity has the wrong sign" + words)
-    if right[2] and not mine[2]:
-        how = "the look-ahead of Nesterov's is missing, or takes the old velocity"
-        return Cause("missing-term", f"momentum: {how}{words}")
-    if mine[2] and not right[2]:
-        return Cause("extra-term", "momentum: there is a look-ahead, as Nesterov's" + words)
-    if last:
-        return None  # a matter of the learning rate
-    k = mine[0] / right[0]
-    return Cause("scale", f"momentum: it is {case.named(k)} times what it must be{words}")
+    for i, what in ((0, "it"), (2, "the look-ahead of Nesterov's")):
+        if right[i] and not mine[i]:
+            return Cause("missing-term", f"momentum: {what} is missing{words}")
+        if mine[i] and not right[i]:
+            return Cause("extra-term", f"momentum: {what} must not be there{words}")
+    if alike(mine[0], -right[0]) and right[0]:
+        return Cause("sign", f"momentum: the velocity has the wrong sign{words}")
+    if not last:
+        times = case.named(mine[0] / right[0])
+        return Cause("scale", f"momentum: it is {times} times what it must be{words}")
+    k, damped = mine[1] / right[1], 1 - right[0]
+    if right[0] and (alike(k, damped) or alike(k, 1 / damped)):
+        how = "dampened" if k < 1 else "not dampened"
+        return Cause("scale", f"momentum: it is {how}, {case.named(k)} times as long{words}")
+    return None  # a matter of the learning rate
 
 
 def _recurrence(dx: np.ndarray, g: np.ndarray) -> list[float] | None:

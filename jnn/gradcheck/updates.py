@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jnn.gradcheck.causes import constants
+
 FITS = 1e-6  # of an update a guess may be off; the verdict is stricter
 ALIKE = 1e-5  # a ratio may vary that is called the same: eps moves it a little
 USUAL = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)  # what moments fade by
@@ -60,7 +62,7 @@ class Formula:
 
     def step(self, t: Any, x: np.ndarray, g: np.ndarray, memory: Sequence[Any]) -> Any:
         with np.errstate(all="ignore"):
-            given = self.formula(np.float64(t), x, g, *memory)
+            given: Any = self.formula(np.float64(t), x, g, *memory)
         dx, *memory = given if isinstance(given, tuple) else (given,)
         if np.shape(dx) != x.shape:
             raise ValueError(
@@ -128,14 +130,10 @@ class Case:
 
     def named(self, k: float) -> str:
         """The number, and all that it is recognised as."""
-        forms: dict[str, float] = {}
-        for name, c in self.known.items():
-            if 0 < c != 1:
-                forms |= {name: c, f"1/{name}": 1 / c, f"1 - {name}": 1 - c}
-                forms |= {f"1/(1 - {name})": 1 / (1 - c)}
-        if "lr" in forms and "decay" in forms:
-            forms["lr decay"] = forms["lr"] * forms["decay"]
-        hits = [name for name, c in forms.items() if alike(k, c)]
+        known = dict(self.known)
+        if "lr" in known and "decay" in known:
+            known["lr decay"] = known["lr"] * known["decay"]
+        hits = [name for name, c in constants({}, known).items() if alike(k, c)]
         return f"{k:.6g}" + (f" = {' or '.join(hits)}" if hits else "")
 
 

@@ -247,6 +247,7 @@ SLIPS = {
         bias(lr=lambda t: -LR),
         ("sign", "learning rate: the update has the wrong sign"),
     ),
+    "no step": (bias(lr=lambda t: 0), ("zero", "learning rate: the update is 0")),
     "lr twice": (
         bias(lr=lambda t: LR**2),
         ("scale", "learning rate: the update is 0.05 = lr times"),

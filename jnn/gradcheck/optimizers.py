@@ -50,8 +50,8 @@ def check_optimizer(
 
     optimizer   any (init, update) pair
     formula     what one array does, in numpy: formula(t, x, g, *memory) -> (dx, *memory), or dx
-                alone, with t = 1 at first. What it remembers are its further arguments, and their
-                defaults are what they start from
+                alone, with t = 1 at first. What it remembers, be it the state of an optimizer that
+                is trusted, are its further arguments, which start from their defaults
     params      a tree whose shapes and sizes are used; by default weights and biases in two layers
     steps       of each short run, 3 at least
     known       constants to recognise a slip by, such as {"lr": 0.1, "b1": 0.9, "b2": 0.999,
@@ -75,6 +75,7 @@ def check_optimizer(
     Raises ValueError where `optimizer` is no pair, `params` holds something else than floats,
     `steps` is below 3, or `formula` returns another shape than x.
 
+    >>> import numpy as np
     >>> from jnn.optimizers import adam
     >>> def paper(t, x, g, m=0, v=0):
     ...     m = 0.9 * m + 0.1 * g

@@ -67,6 +67,8 @@ def _ratio(case: Case) -> Cause | None:
         if not constant(k):
             if slip := _bias(case, k):
                 return slip
+        elif k[0] == 0:
+            return Cause("zero", "learning rate: the update is 0")
         elif alike(k[0], -1):
             return Cause("sign", "learning rate: the update has the wrong sign")
         elif not alike(k[0], 1):

@@ -18,7 +18,13 @@ from jnn import (
 )
 from jnn.compose import Serial
 from jnn.evaluation import evaluate
-from jnn.gradcheck import check_gradients, check_layer, check_loss, check_pair
+from jnn.gradcheck import (
+    check_gradients,
+    check_layer,
+    check_loss,
+    check_optimizer,
+    check_pair,
+)
 from jnn.gradients import as_function, autodiff, backprop, lift
 from jnn.layer import Eval, Layer, LayerError, Train
 from jnn.layers import (
@@ -104,6 +110,7 @@ __all__ = [
     "check_gradients",
     "check_layer",
     "check_loss",
+    "check_optimizer",
     "check_pair",
     "data",
     "diagnostics",

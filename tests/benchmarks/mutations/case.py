@@ -50,6 +50,7 @@ class Case(NamedTuple):
     causes: frozenset[str]
     words: str
     known: Mapping[str, float]
+    spoiled: frozenset[str]  # the paths of the arguments whose gradients were spoiled, in a bug
 
 
 def slip(
@@ -66,6 +67,11 @@ def slip(
 
 
 same = slip  # a rewrite, which has no causes
+
+
+def part(rule: Callable_, number: int, **options: Any) -> Callable_:
+    """One of the gradients that a rule with options returns."""
+    return lambda *args_and_dy: rule(*args_and_dy, **options)[number]
 
 
 def ruled(forward: Callable_, backward: Callable_, under: Callable_ | None = None) -> Callable_:
@@ -94,7 +100,7 @@ def equivalents(functions: Iterable[Function]) -> list[Case]:
 
 def _case(function: Function, name: str, slip: Slip) -> Case:
     args = {**function.args, **slip.args}
-    assert slip.rules.keys() | args.keys() == args.keys(), (function.name, name)
+    assert slip.rules.keys() | slip.args.keys() <= function.args.keys(), (function.name, name)
     right = slip.backward or function.backward
 
     def backward(*args_and_dy: Any) -> list[Any]:
@@ -104,11 +110,19 @@ def _case(function: Function, name: str, slip: Slip) -> Case:
             for arg, part in zip(args, found, strict=True)
         ]
 
-    f = slip.wrap(ruled(function.forward, backward, slip.under))
-    plain = slip.wrap(function.forward)
-    values = tuple(args.values())
-    full = f"{function.name}: {name}"
-    return Case(full, f, plain, values, slip.causes, slip.words, function.known)
+    spoiled = frozenset(
+        f"args[{i}]" for i, arg in enumerate(args) if not slip.rules or arg in slip.rules
+    )
+    return Case(
+        f"{function.name}: {name}",
+        slip.wrap(ruled(function.forward, backward, slip.under)),
+        slip.wrap(function.forward),
+        tuple(args.values()),
+        slip.causes,
+        slip.words,
+        function.known,
+        spoiled,
+    )
 
 
 def normal(name: str, *shape: int) -> np.ndarray:

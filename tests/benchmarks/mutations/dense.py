@@ -1,13 +1,17 @@
 """Products, sums and masks: dense layers, residual ones, tied weights, penalties, dropout."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .case import Function, normal, same, slip
+from .case import Function, normal, part, same, slip
 
 N = 11
+NEIGHBOURS = np.minimum(np.arange(N) ^ 1, N - 1)  # 1 0 3 2 ... 10
 X, W, B = normal("x", N, 7), normal("w", 7, 5), normal("b", 5)
+GIVEN = {"x": X, "w": W, "b": B}
 SQUARE = {"x": normal("x", 5, 5), "w": normal("w", 5, 5), "b": normal("b", 5)}
 
 
@@ -28,7 +32,7 @@ DENSE = Function(
     "dense",
     dense,
     dense_rule,
-    {"x": X, "w": W, "b": B},
+    GIVEN,
     {
         "dw twice": slip("scale", words="2", w=lambda x, w, b, dy: 2 * x.T @ dy),
         "dx 1% too large": slip("scale", words="1.01", x=lambda x, w, b, dy: 1.01 * dy @ w.T),
@@ -48,7 +52,7 @@ DENSE = Function(
         ),
         "dw rolled": slip("permutation", w=lambda x, w, b, dy: jnp.roll(x.T @ dy, 1, 0)),
         "rows of dx exchanged": slip(
-            "permutation", "some-elements", x=lambda x, w, b, dy: (dy @ w.T)[jnp.arange(N) ^ 1 % N]
+            "permutation", "some-elements", x=lambda x, w, b, dy: (dy @ w.T)[NEIGHBOURS]
         ),
         "x in reversed order": slip("wrong-operand", w=lambda x, w, b, dy: x[::-1].T @ dy),
         "deaf": slip("ignores-cotangent", x=lambda x, w, b, dy: jnp.ones_like(dy) @ w.T),
@@ -76,7 +80,8 @@ DENSE = Function(
         "db in a loop": same(
             b=lambda x, w, b, dy: jax.lax.fori_loop(0, N, lambda i, s: s + dy[i], 0 * b)
         ),
-        "bfloat16": same(args={k: jnp.bfloat16 for k in ()}),
+        "in bfloat16": same(args={k: a.astype(jnp.bfloat16) for k, a in GIVEN.items()}),
+        "in float16": same(args={k: a.astype(np.float16) for k, a in GIVEN.items()}),
     },
 )
 
@@ -98,6 +103,12 @@ DENSE_SQUARE = Function(
         "dy for x in dw": slip("wrong-operand", "nonlinear", w=lambda x, w, b, dy: dy.T @ dy),
         "x for w in dx": slip("wrong-operand", x=lambda x, w, b, dy: dy @ x.T),
     },
+    {
+        "transposed twice": same(w=lambda x, w, b, dy: (dy.T @ x).T),
+        "dx as a sum of columns": same(
+            x=lambda x, w, b, dy: sum(dy[:, j, None] * w[:, j] for j in range(5))
+        ),
+    },
 )
 
 
@@ -106,7 +117,11 @@ def mlp(x, w, u):
     return jnp.where(h > 0, h, 0) @ u
 
 
-def mlp_rule(x, w, u, dy, slope=lambda h: (h > 0).astype(h.dtype), kept=lambda h: h * (h > 0)):
+def heaviside(h):
+    return (h > 0).astype(h.dtype)
+
+
+def mlp_rule(x, w, u, dy, slope=heaviside, kept=jax.nn.relu):
     h = x @ w
     inner = dy @ u.T * slope(h)
     return inner @ w.T, x.T @ inner, kept(h).T @ dy
@@ -119,17 +134,26 @@ MLP = Function(
     {"x": X, "w": W, "u": normal("u", 5, 3)},
     {
         "ReLU forgotten": slip(
-            "other-branch", backward=lambda *a: mlp_rule(*a, slope=jnp.ones_like, kept=lambda h: h)
+            "other-branch", backward=partial(mlp_rule, slope=jnp.ones_like, kept=lambda h: h)
         ),
         "ReLU's slope forgotten": slip(
             "other-branch",
             "local-derivative",
-            x=lambda *a: mlp_rule(*a, slope=jnp.ones_like)[0],
-            w=lambda *a: mlp_rule(*a, slope=jnp.ones_like)[1],
+            x=part(mlp_rule, 0, slope=jnp.ones_like),
+            w=part(mlp_rule, 1, slope=jnp.ones_like),
         ),
         "du from before the ReLU": slip(
-            "wrong-operand", "other-branch", u=lambda *a: mlp_rule(*a, kept=lambda h: h)[2]
+            "wrong-operand", "other-branch", u=part(mlp_rule, 2, kept=lambda h: h)
         ),
+    },
+    {
+        "slope of the ReLU's output": same(
+            backward=partial(mlp_rule, slope=lambda h: heaviside(jax.nn.relu(h)))
+        ),
+        "a slope of 1 at 0": same(
+            backward=partial(mlp_rule, slope=lambda h: (h >= 0).astype(h.dtype))
+        ),
+        "under jit": same(wrap=jax.jit),
     },
 )
 
@@ -149,18 +173,26 @@ RESIDUAL = Function(
     residual_rule,
     {"x": X, "w": normal("residual", 7, 7)},
     {
-        "skip forgotten": slip("edge", "missing-term", x=lambda *a: residual_rule(*a, skip=0)[0]),
-        "skip twice": slip("edge", "extra-term", x=lambda *a: residual_rule(*a, skip=2)[0]),
+        "skip forgotten": slip("edge", "missing-term", x=part(residual_rule, 0, skip=0)),
+        "skip twice": slip("edge", "extra-term", x=part(residual_rule, 0, skip=2)),
         "branch forgotten": slip("edge", x=lambda x, w, dy: dy),
         "tanh's slope forgotten": slip(
-            "local-derivative", backward=lambda *a: residual_rule(*a, slope=jnp.ones_like)
+            "local-derivative", backward=partial(residual_rule, slope=jnp.ones_like)
         ),
         "tanh's slope of x": slip(
-            "local-derivative", backward=lambda *a: residual_rule(*a, slope=lambda h: 1 - h**2)
+            "local-derivative",
+            "wrong-operand",
+            backward=partial(residual_rule, slope=lambda h: 1 - h**2),
         ),
         "w not transposed": slip(
             "wrong-operand", x=lambda x, w, dy: dy + (dy * (1 - jnp.tanh(x @ w) ** 2)) @ w
         ),
+    },
+    {
+        "slope by cosh": same(
+            backward=partial(residual_rule, slope=lambda h: 1 / jnp.cosh(h) ** 2)
+        ),
+        "under checkpoint": same(wrap=jax.checkpoint),
     },
 )
 
@@ -181,11 +213,16 @@ TIED = Function(
     tied_rule,
     {"x": X, "w": W},
     {
-        "only the first use": slip("edge", w=lambda *a: tied_rule(*a, second=0)[1]),
-        "only the second use": slip("edge", w=lambda *a: tied_rule(*a, first=0)[1]),
-        "mean of the uses": slip(
-            "scale", words="1/2", w=lambda *a: tied_rule(*a, first=0.5, second=0.5)[1]
-        ),
+        "only the first use": slip("edge", w=part(tied_rule, 1, second=0)),
+        "only the second use": slip("edge", w=part(tied_rule, 1, first=0)),
+        "mean of the uses": slip("scale", words="0.5", w=part(tied_rule, 1, first=0.5, second=0.5)),
+    },
+    {
+        "uses in the other order": same(
+            w=lambda x, w, dy: jnp.stack(
+                [part(tied_rule, 1, first=0)(x, w, dy), part(tied_rule, 1, second=0)(x, w, dy)]
+            ).sum(0)
+        )
     },
 )
 
@@ -207,26 +244,28 @@ PENALISED = Function(
     penalised_rule,
     {"x": X, "w": W, "t": normal("t", N, 5)},
     {
-        "penalty halved": slip(
-            "edge", "missing-term", w=lambda *a: penalised_rule(*a, decay=DECAY)[1]
-        ),
-        "penalty forgotten": slip(
-            "edge", "missing-term", w=lambda *a: penalised_rule(*a, decay=0)[1]
-        ),
+        "penalty halved": slip("edge", "missing-term", w=part(penalised_rule, 1, decay=DECAY)),
+        "penalty forgotten": slip("edge", "missing-term", w=part(penalised_rule, 1, decay=0)),
         "penalty negated": slip(
-            "edge", "missing-term", w=lambda *a: penalised_rule(*a, decay=-2 * DECAY)[1]
+            "edge", "missing-term", w=part(penalised_rule, 1, decay=-2 * DECAY)
         ),
-        "penalty twice": slip(
-            "edge", "extra-term", w=lambda *a: penalised_rule(*a, decay=4 * DECAY)[1]
-        ),
+        "penalty twice": slip("edge", "extra-term", w=part(penalised_rule, 1, decay=4 * DECAY)),
         "penalty deaf to dy": slip(
             "constant-term",
-            w=lambda *a: penalised_rule(*a, decay=0)[1] + 2 * DECAY * a[1],
+            w=lambda *a: part(penalised_rule, 1, decay=0)(*a) + 2 * DECAY * a[1],
         ),
-        "no gradient of t": slip("zero", t=lambda x, w, t, dy: 0 * t),
+        "no gradient of t": slip("zero", t=lambda x, w, t, dy: jnp.zeros_like(t)),
         "penalty of x too": slip(
             "extra-term", x=lambda *a: penalised_rule(*a)[0] + a[3] * 2 * DECAY * a[0]
         ),
+    },
+    {
+        "penalty by autodiff": same(
+            w=lambda x, w, t, dy: (
+                part(penalised_rule, 1, decay=0)(x, w, t, dy)
+                + dy * jax.grad(lambda w: DECAY * jnp.square(w).sum())(w)
+            )
+        )
     },
     known={"decay": DECAY},
 )
@@ -256,14 +295,11 @@ DROPOUT = Function(
             "scale", words="1/(1 - rate)", x=lambda x, m, dy: jnp.where(m, dy, 0) / (1 - RATE) ** 2
         ),
         "divided by the rate": slip("scale", x=lambda x, m, dy: jnp.where(m, dy, 0) / RATE),
-        "mask forgotten": slip(
-            "other-branch", "some-elements", x=lambda x, m, dy: dy / (1 - RATE)
-        ),
-        "mask inverted": slip(
-            "wrong-operand", x=lambda x, m, dy: jnp.where(m, 0, dy / (1 - RATE))
-        ),
+        "mask forgotten": slip("other-branch", "some-elements", x=lambda x, m, dy: dy / (1 - RATE)),
+        "mask inverted": slip("wrong-operand", x=lambda x, m, dy: jnp.where(m, 0, dy / (1 - RATE))),
         "another mask": slip(
             "wrong-operand",
+            "some-elements",
             x=lambda x, m, dy: jnp.where(jnp.roll(m, 1, 0), dy / (1 - RATE), 0),
         ),
         "mask taken from the output": slip(
@@ -273,7 +309,10 @@ DROPOUT = Function(
             x=lambda x, m, dy: jnp.where(dropout(x, m) != 0, dy / (1 - RATE), 0),
         ),
     },
-    {"multiplied by the mask": same(x=lambda x, m, dy: dy * m.astype(dy.dtype) / (1 - RATE))},
+    {
+        "multiplied by the mask": same(x=lambda x, m, dy: dy * m.astype(dy.dtype) / (1 - RATE)),
+        "divided first": same(x=lambda x, m, dy: jnp.where(m, 1 / (1 - RATE), 0) * dy),
+    },
     known={"rate": RATE},
 )
 
@@ -326,10 +365,14 @@ GATED = Function(
     {
         "b for its sigmoid": slip("wrong-operand", "local-derivative", a=lambda a, b, dy: dy * b),
         "slope of the gate forgotten": slip("local-derivative", b=lambda a, b, dy: dy * a),
-        "1 - s forgotten": slip(
-            "local-derivative", b=lambda a, b, dy: dy * a * jax.nn.sigmoid(b)
-        ),
+        "1 - s forgotten": slip("local-derivative", b=lambda a, b, dy: dy * a * jax.nn.sigmoid(b)),
         "da and db exchanged": slip("swapped", backward=lambda *a: gated_rule(*a)[::-1]),
+    },
+    {
+        "slope by the other sigmoid": same(
+            b=lambda a, b, dy: dy * a * jax.nn.sigmoid(b) * jax.nn.sigmoid(-b)
+        ),
+        "under vmap": same(wrap=jax.vmap),
     },
 )
 
@@ -344,15 +387,16 @@ SCALED = Function(
     lambda x, s, dy: (dy * s, (dy * x).sum(1, keepdims=True)),
     {"x": X, "s": normal("s", N, 1)},
     {
-        "ds a mean": slip(
-            "scale", words="1/7", s=lambda x, s, dy: (dy * x).mean(1, keepdims=True)
+        "ds a mean": slip("scale", words="1/7", s=lambda x, s, dy: (dy * x).mean(1, keepdims=True)),
+        "ds of the first column": slip(
+            "some-examples", "missing-term", s=lambda x, s, dy: (dy * x)[:, :1]
         ),
-        "ds of the first column": slip("some-elements", "missing-term", s=lambda x, s, dy: (dy * x)[:, :1]),
         "ds squeezed": slip("structure", s=lambda x, s, dy: (dy * x).sum(1)),
         "x forgotten in ds": slip(
             "wrong-operand", "local-derivative", s=lambda x, s, dy: dy.sum(1, keepdims=True)
         ),
     },
+    {"ds by a product": same(s=lambda x, s, dy: jnp.einsum("ni,ni->n", dy, x)[:, None])},
 )
 
 FUNCTIONS = [

@@ -76,7 +76,7 @@ def part(rule: Callable_, number: int, **options: Any) -> Callable_:
 
 def ruled(forward: Callable_, backward: Callable_, under: Callable_ | None = None) -> Callable_:
     """`forward`, with backward(*args, dy) as its derivative."""
-    f = jax.custom_vjp(forward)
+    f = jax.custom_vjp(lambda *args: forward(*args))  # no defaults of its parameters
     f.defvjp(
         lambda *args: ((under or forward)(*args), args),
         lambda args, dy: tuple(backward(*args, dy)),

@@ -222,12 +222,17 @@ MEAN_POOL = Function(
     {"x": normal("neighbours", 5, 7)},
     {
         "by 3 at the border": slip(
-            "some-elements", x=lambda x, dy: mean_pool_rule(x, dy, np.full(7, 3))[0]
+            "some-elements",
+            "wrong-operand",
+            "local-derivative",
+            x=lambda x, dy: mean_pool_rule(x, dy, np.full(7, 3))[0],
         ),
         "not divided": slip(
             "local-derivative", "edge", x=lambda x, dy: mean_pool_rule(x, dy, np.ones(7))[0]
         ),
-        "divided after the sum": slip("some-elements", x=lambda x, dy: mean_pool(dy)),
+        "divided after the sum": slip(
+            "some-elements", "wrong-operand", x=lambda x, dy: mean_pool(dy)
+        ),
         "left neighbour lost": slip(
             "edge",
             "missing-term",

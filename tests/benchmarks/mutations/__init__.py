@@ -4,7 +4,7 @@
 to it; it is reported apart.
 """
 
-from . import cells, curves, dense, moves, norms
+from . import cells, curves, dense, large, moves, norms
 
-FIRST = dense.FUNCTIONS + norms.FUNCTIONS
+FIRST = dense.FUNCTIONS + norms.FUNCTIONS + large.FUNCTIONS
 LAST = moves.FUNCTIONS + curves.FUNCTIONS + cells.FUNCTIONS

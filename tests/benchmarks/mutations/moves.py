@@ -7,7 +7,7 @@ import numpy as np
 from .case import Function, normal, same, slip
 
 V, N, D = 13, 11, 3
-IDS = np.array([5, 0, 12, 5, 2, 5, 9, 0, 11, 3, 12])
+IDS = np.array([5, 0, 12, 5, 2, 5, 9, 0, 11, 3, 12], np.int32)
 SHARE = (1 / np.bincount(IDS, minlength=V)[IDS]).astype(np.float32)[:, None]
 FIRST = np.array([i not in IDS[:n] for n, i in enumerate(IDS)])
 
@@ -28,7 +28,7 @@ EMBEDDING = Function(
     {
         "set for add": slip(
             "some-elements",
-            words="more than once",
+            "some-examples",
             table=lambda t, i, dy: jnp.zeros_like(t).at[i].set(dy),
         ),
         "mean of repeats": slip(
@@ -178,7 +178,7 @@ MAX_POOL = Function(
         "all that tie": slip(
             "some-elements",
             "local-derivative",
-            args={"x": np.rint(2 * normal("signal", 5, 9))},
+            args={"x": np.rint(normal("signal", 5, 9))},
             x=lambda x, dy: put_back(
                 x,
                 jnp.where(windows(x) == max_pool(x)[..., None], dy[..., None], 0),
@@ -304,7 +304,7 @@ TOP = Function(
     },
 )
 
-SEGMENTS = np.array([0, 2, 1, 0, 3, 0, 2, 3, 1, 0, 3])
+SEGMENTS = np.array([0, 2, 1, 0, 3, 0, 2, 3, 1, 0, 3], np.int32)
 SIZES = np.bincount(SEGMENTS).astype(np.float32)[:, None]
 
 

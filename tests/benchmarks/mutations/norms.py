@@ -9,7 +9,7 @@ import numpy as np
 from .case import Function, normal, part, same, slip
 
 N, C = 11, 7
-Z, LABELS = normal("logits", N, C), np.array([3, 0, 6, 3, 1, 2, 5, 3, 0, 4, 6])
+Z, LABELS = normal("logits", N, C), np.array([3, 0, 6, 3, 1, 2, 5, 3, 0, 4, 6], np.int32)
 SCALE = {"g": 1 + 0.5 * normal("scale", C), "b": normal("shift", C)}
 
 

@@ -6,7 +6,7 @@ an autograd.Function whose passes are those of the JAX function.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,7 +29,8 @@ def verdicts(case: Case) -> dict[str, str]:
         return case.f(*(given.get(i, a) for i, a in enumerate(case.args)))
 
     args = [case.args[i] for i in floating]
-    return {name: _verdict(peer, jax.jit(f), args) for name, peer in PEERS.items()}
+    compiled = jax.jit(f)
+    return {name: _verdict(peer, compiled, args) for name, peer in PEERS.items()}
 
 
 def _verdict(peer: Callable[..., None], f: Callable[..., Any], args: Args) -> str:
@@ -57,10 +58,15 @@ def _chex(f: Callable[..., Any], args: Args) -> None:
     chex.assert_numerical_grads(f, tuple(map(jnp.asarray, args)), order=1, modes=["rev"])
 
 
+@cache
+def _pull(f: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(lambda args, dy: jax.vjp(f, *args)[1](dy))
+
+
 def _torch(f: Callable[..., Any], args: Args, fast: bool) -> None:
     import torch
 
-    pull = jax.jit(lambda args, dy: jax.vjp(f, *args)[1](dy))
+    pull = _pull(f)
 
     def tensor(a: Any) -> torch.Tensor:
         return torch.from_numpy(np.array(a))

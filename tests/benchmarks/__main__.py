@@ -9,12 +9,13 @@ import mlp
 import optimizers
 import sweeps
 from harness import table
+from mutations import compared
 
 names = sys.argv[1:]
 print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
-BENCHES = mlp.nets() | layers.leaves() | sweeps.sweeps() | optimizers.checks()
+BENCHES = mlp.nets() | layers.leaves() | sweeps.sweeps() | optimizers.checks() | compared.checks()
 for title, bench in BENCHES.items():
     if not names or any(name in title for name in names):
         result = bench()

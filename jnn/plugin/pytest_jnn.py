@@ -15,8 +15,8 @@ unless the test says otherwise:
     def test_norm(check_gradients):
         check_gradients(rms_norm)
 
-This is a module beside the package, not in it, so that whoever runs pytest without it pays nothing:
-jnn and JAX are imported by the first test that asks for a gradient.
+It is installed as a module beside the package, not in it, so that whoever runs pytest without it
+pays nothing: jnn and JAX are imported by the first test that asks for a gradient.
 """
 
 from collections.abc import Callable

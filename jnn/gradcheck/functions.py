@@ -15,7 +15,7 @@ from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.probe import Seen, look
 from jnn.gradcheck.report import Finding, Report, together
 from jnn.gradcheck.shapes import SHAPES, Reshaped, shown
-from jnn.gradcheck.target import Target, exactly, typical
+from jnn.gradcheck.target import UNIT, Target, exactly, typical
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
 REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
@@ -26,7 +26,6 @@ REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
     "large": lambda a, r, rng: 30 * a,
     "small": lambda a, r, rng: 1e-4 * a,
 }
-UNIT = float(np.finfo(np.float64).eps) / 2
 NEARBY = 8  # points around a kink, to see the slopes on its sides
 NEAR = 1e-6  # of a leaf's root mean square they are away
 CURVED = 1e-4  # of the gradient may change so near

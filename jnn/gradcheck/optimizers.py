@@ -11,7 +11,7 @@ import numpy as np
 
 from jnn.gradcheck.report import Finding, Report
 from jnn.gradcheck.slips import explain
-from jnn.gradcheck.target import close, exactly, root_mean_square, typical
+from jnn.gradcheck.target import UNIT, close, exactly, root_mean_square, typical
 from jnn.gradcheck.updates import Case, Formula, Run
 from jnn.layer import Params
 from jnn.optimizers.protocol import pair, update_with
@@ -27,7 +27,6 @@ SPREADS = 12  # standard deviations of what rounding does to them are still roun
 # ulps are lost, here and not there, and b is at most 0.9999.
 ULPS = 1e4
 LOW = ("float32", "bfloat16", "float16")
-UNIT = float(np.finfo(np.float64).eps) / 2
 
 
 class OptimizerReport(Report):
@@ -240,7 +239,7 @@ class _Check:
         steps = ([np.repeat(a[None], self.steps, 0) for a in jax.tree.leaves(t)] for t in (x, g))
         looped, again = self.take(*steps), self.tree.flatten_up_to(jax.jit(first)(x, g))
         pairs = zip(looped, again, strict=True)
-        if not all(close(dxs[0], np.asarray(dx)) for dxs, dx in pairs):
+        if not all(close(dxs[0], np.asarray(dx), UNIT) for dxs, dx in pairs):
             words = "compiled again, an update gives something else"
             found.append(Finding("update", "nondeterministic", words))
         with jax.enable_x64(False):

@@ -14,6 +14,7 @@ from jnn.gradcheck.exact import MOST, Measured, bare, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.primal import Census
 
+UNIT = float(np.finfo(np.float64).eps) / 2  # of float64
 ULPS = 256  # of a dtype narrower than float64, which a long computation may well lose
 
 

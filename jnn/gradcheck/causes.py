@@ -122,6 +122,11 @@ def _precision(case: Case) -> Cause | None:
     off = _norm(case.hand - case.exact) / (_norm(case.exact) or 1)
     if off > DETOUR:
         return None
+    # So small an error is a factor only if it is itself in proportion.
+    rest, square = case.hand - case.exact, float(np.vdot(case.exact, case.exact))
+    k = float(np.vdot(rest, case.exact)) / square if square else 0.0
+    if _norm(rest - k * case.exact) <= 1e-3 * _norm(rest):
+        return Cause("scale", f"it is 1 {k:+.2g} times what it must be")
     return Cause("precision", f"it is off by {off:.0e} in float64, as by way of float32")
 
 
@@ -135,6 +140,8 @@ def _some_examples(case: Case) -> Cause | None:
             return Cause("some-examples", f"of {len(parts)} examples only {i} counts")
         if same(case.hand, every - part):
             return Cause("some-examples", f"of {len(parts)} examples all count but {i}")
+    if flat.shape[1] <= len(flat):  # weights enough to explain anything
+        return None
     weights, *_ = np.linalg.lstsq(flat.T, case.hand.ravel(), rcond=None)
     if not same(weights @ flat, case.hand.ravel()) or np.linalg.matrix_rank(flat) < len(flat):
         return None
@@ -233,7 +240,7 @@ def _term(case: Case) -> Cause | None:
         factor = _factor(off, tensor)
         if factor is not None:
             # What was left out is part of the exact gradient; what was added is not.
-            missing = _norm(case.hand) < _norm(case.exact)
+            missing = factor < 0 and _norm(case.hand) < _norm(case.exact)
             cause, words = ("missing-term", "lacks") if missing else ("extra-term", "has")
             amount = _named(-factor if missing else factor, case.constants)
             return Cause(cause, f"it {words} {amount} times {name}")

@@ -66,4 +66,4 @@ def gradient(f: Flat, leaves: tuple[Any, ...], others: tuple[Any, ...], v: tuple
 def pulled(f: Callable[..., Any], leaves: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
     """(y, pull(v)), by what rules f has."""
     y, pull = jax.vjp(f, *leaves)
-    return y, pull(tuple(a.astype(o.dtype) for a, o in zip(v, y, strict=True)))
+    return y, pull(tuple(jnp.asarray(a).astype(o.dtype) for a, o in zip(v, y, strict=True)))

@@ -1,7 +1,7 @@
 """Functions with hand-written backward passes, and what people get wrong in them.
 
-`LAST` was written after the checker's hypotheses were frozen and without a look at what they say
-to it; it is reported apart.
+`LAST` was written after `FIRST`, from what goes wrong in practice, and before any of it had been
+shown to the checker; it is reported apart.
 """
 
 from . import cells, curves, dense, large, moves, norms

@@ -30,7 +30,7 @@ def lstm(x, w, h, c):
     return lstm_steps(x, w, h, c)[0]
 
 
-def lstm_rule(x, w, h, c, dy, time=1.0, cell=1.0, forget=True, sum_w=True, tanh=True, swap=False):
+def lstm_rule(x, w, h, c, dy, time=1.0, cell=1.0, forget=True, sum_w=True, tanh=True):
     _, hs, cs = lstm_steps(x, w, h, c)
 
     def back(carry, kept):
@@ -41,8 +41,6 @@ def lstm_rule(x, w, h, c, dy, time=1.0, cell=1.0, forget=True, sum_w=True, tanh=
         dh = dh + dy
         dc = dc + dh * o * (1 - y**2 if tanh else 1)
         di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
-        if swap:
-            di, df = df, di
         da = jnp.concatenate([di, df, dc * i * (1 - g**2), dh * y * o * (1 - o)])
         new = jnp.outer(jnp.concatenate([x, h]), da)
         dxh = w @ da
@@ -76,8 +74,10 @@ LSTM = Function(
         "dw of the first step only": slip(
             "edge", "missing-term", "some-examples", w=part(lstm_rule, 1, sum_w=False)
         ),
-        "di and df exchanged": slip(
-            "permutation", "swapped", "wrong-operand", w=part(lstm_rule, 1, swap=True)
+        "columns of i and f exchanged in dw": slip(
+            "permutation",
+            "some-elements",
+            w=lambda *a: lstm_rule(*a)[1][:, np.r_[H : 2 * H, :H, 2 * H : 4 * H]],
         ),
         "no gradient of the first h": slip("zero", h=lambda x, w, h, c, dy: jnp.zeros_like(h)),
         "dh and dc exchanged": slip("swapped", h=part(lstm_rule, 3), c=part(lstm_rule, 2)),
@@ -121,7 +121,7 @@ GRU = Function(
     },
     {
         "path through the reset gate forgotten": slip(
-            "edge", "missing-term", backward=partial(gru_rule, reset=0.0)
+            "edge", "missing-term", "some-elements", backward=partial(gru_rule, reset=0.0)
         ),
         "old state forgotten": slip("edge", "missing-term", h=part(gru_rule, 1, through=0.0)),
         "old state forgotten in dz": slip(

@@ -138,8 +138,8 @@ EITHER = Function(
     {"x": X, "s": np.int32(1)},
     {
         "the other branch's": slip("other-branch", x=lambda x, s, dy: dy * 2 * x),
-        "the other where 0": slip(
-            "local-derivative", x=lambda x, s, dy: dy * jnp.where(s > 0, -jnp.cos(x), x)
+        "minus in the branch taken": slip(
+            "sign", x=lambda x, s, dy: dy * jnp.where(s > 0, -jnp.cos(x), 2 * x)
         ),
     },
     {"by cond": same(x=lambda x, s, dy: jax.lax.cond(s > 0, jnp.cos, lambda x: 2 * x, x) * dy)},

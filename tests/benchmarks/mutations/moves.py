@@ -42,10 +42,10 @@ EMBEDDING = Function(
             table=lambda t, i, dy: added(t, i, jnp.where(FIRST[:, None], dy, 0)),
         ),
         "row 0 taken for padding": slip(
-            "some-elements", words="0", table=lambda t, i, dy: added(t, i, dy).at[0].set(0)
+            "some-elements", "some-examples", table=lambda t, i, dy: added(t, i, dy).at[0].set(0)
         ),
         "last row lost": slip(
-            "some-elements", words="12", table=lambda t, i, dy: added(t, i, dy).at[-1].set(0)
+            "some-elements", "some-examples", table=lambda t, i, dy: added(t, i, dy).at[-1].set(0)
         ),
         "ids from 1": slip(
             "permutation", "wrong-operand", table=lambda t, i, dy: added(t, (i + 1) % V, dy)
@@ -64,7 +64,7 @@ EMBEDDING = Function(
     },
 )
 
-PLACES = np.array([7, 1, 4])
+PLACES = np.array([7, 9, 4], np.int32)
 
 
 SCATTER = Function(

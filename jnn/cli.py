@@ -159,7 +159,7 @@ def train(options: argparse.Namespace, signals: _Signals) -> int:
     print(summary(net, dataset.train.x))
     x, y = (v[:CHECKED] for v in dataset.train)
     with show("checking the gradients"):
-        check = check_network(net, loss, state.params, x, y, Train(mode_key), key=check_key)
+        check = check_network(net, loss, state.params, x, y, Train(mode_key, state.state), key=check_key)
     print(check)
     if not check:
         return 1

@@ -28,9 +28,10 @@ Tree = Any  # any pytree of arrays
 
 
 class Train(NamedTuple):
-    """Forward as in training: random layers draw from `key`; no layer reads running state."""
+    """Forward as in training: random layers draw from `key`; only frozen ones read the state."""
 
     key: jax.Array
+    state: State = ()
 
 
 class Eval(NamedTuple):
@@ -40,6 +41,10 @@ class Eval(NamedTuple):
 
 
 Mode = Train | Eval
+
+# A parameter of this name belongs to one use of a layer: combinators that use a layer in several
+# places with the same parameters give each place its own. What `jnn.taps` sees is carried by it.
+OWN = "(own)"
 
 
 class LayerError(ValueError):
@@ -80,7 +85,7 @@ class Printed:
         # @dataclass would make its own for every subclass, but leaves what it finds.
         for name in ("__repr__", "__eq__", "__hash__"):
             if name not in cls.__dict__:
-                setattr(cls, name, getattr(Printed, name))
+                setattr(cls, name, getattr(cls, name))
 
     def _held(self) -> tuple[tuple[str, Any], ...]:
         ignored = {f.name for f in fields(cast(Any, self)) if not f.compare}
@@ -175,15 +180,34 @@ class Layer(Printed):
         del cache
         return state
 
+    def observed(self, cache: Cache) -> Cache:
+        """The part of `cache` that `observe` reads, in its place; the rest is left out.
+
+        It only chooses, so that it may be handed caches that are stacked, or of which parts are
+        None. A combinator that drops its children's caches keeps this.
+        """
+        return None if type(self).observe is Layer.observe else cache
+
     @property
     def children(self) -> tuple[tuple[str, "Layer"], ...]:
-        """The (name, layer) pairs that a combinator is made of; none for a leaf."""
+        """The (name, layer) pairs that a combinator is made of; none for a leaf.
+
+        A child is named "" whose params and state are the combinator's own, so that it has no level
+        of its own in any path.
+        """
         return ()
 
     def map(self, f: Callable[[str, "Layer"], "Layer"]) -> Self:
         """The same combinator with f(name, child) for each child; a leaf is returned unchanged."""
         del f
         return self
+
+    def head(self) -> str:
+        """How a combinator heads its children where the network is printed as a tree."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return "\n".join(_tree(self))
 
 
 def leaves(layer: Layer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Layer]]:
@@ -196,7 +220,27 @@ def leaves(layer: Layer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Laye
     if not layer.children:
         yield ".".join(path), layer
     for name, child in layer.children:
-        yield from leaves(child, (*path, name))
+        yield from leaves(child, below(path, name))
+
+
+def below(path: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The path of the child of that name; "" has no level of its own."""
+    return (*path, name) if name else path
+
+
+def _tree(layer: Layer) -> Iterator[str]:
+    """The lines of a network as text."""
+    heads = []
+    while len(layer.children) == 1 and not layer.children[0][0]:
+        heads.append(layer.head())
+        layer = layer.children[0][1]
+    heads.append(layer.head() if layer.children else repr(layer))
+    yield " of ".join(heads)
+    width = max((len(name) for name, _ in layer.children), default=0)
+    for name, child in layer.children:
+        first, *rest = _tree(child)
+        yield f"  {name:{width}}  {first}"
+        yield from (f"  {line}" for line in rest)
 
 
 def fail(layer: object, problem: str) -> NoReturn:

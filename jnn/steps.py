@@ -96,7 +96,7 @@ def advance(
         if recipe.watch:
             seen = jax.lax.cond(
                 s.step % recipe.watch == 0,
-                lambda: _look(recipe, s.params, updates, xs, ys, mode),
+                lambda: _look(recipe, s.params, updates, xs, ys, Train(mode.key, s.state)),
                 lambda: seen,
             )
         # The gradient has this number too, and XLA computes it once.
@@ -140,7 +140,7 @@ def unseen(
         return ()
     x, y = (jax.ShapeDtypeStruct((recipe.batch_size, *v.shape[1:]), v.dtype) for v in data)
     x = jax.eval_shape(transformed, transform, x)
-    params, mode = state.params, Train(state.key)
+    params, mode = state.params, Train(state.key, state.state)
     shapes = jax.eval_shape(partial(_look, recipe), params, params, x, y, mode)
     return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
 
@@ -166,6 +166,8 @@ def _gradients(
     value_and_grads = gradient_of(recipe)
 
     def part(net_state: State, x: Any, y: Any, mode: Train) -> tuple[State, Tree]:
+        # The state is for layers that are frozen.
+        mode = mode._replace(state=net_state)
         (value, (cache, prediction)), grads = value_and_grads(s.params, x, y, mode)
         return recipe.net.observe(net_state, cache), (
             value,

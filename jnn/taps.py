@@ -2,21 +2,21 @@
 
 A tap is a parameter whose "gradient" is what was seen. Every leaf is wrapped in a layer that has
 one parameter more, of zeros, and whose backward returns for it whatever `read` makes of the leaf's
-output and cotangent. Combinators carry it as they carry any gradient, through scans too, so that
-none of them has to know.
+output and cotangent. Combinators carry it as they carry any gradient, through scans too. Those that
+use a layer in several places with the same parameters know it by its name for each place's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Tree
+from jnn.layer import OWN, Cache, Eval, Layer, Mode, Params, State, Tree, below
 from jnn.losses import Loss
 
-LEAF, TAP = "(leaf)", "(tap)"  # no layer can have such a name
+BARE = "(bare)"  # where the parameters of a leaf are no dict; no layer can have such a name
 
 
 class Seen(NamedTuple):
@@ -39,7 +39,8 @@ def tapped(
 
     Returns f(params, x, y, mode). `read` takes a `Seen` and returns arrays, whose number and names
     may depend on the layer; a leaf of which it takes none is left out. It must be hashable, as
-    functions of a module are.
+    functions of a module are. Of a leaf within `Repeat`, what is taken is stacked over the depth,
+    within `Mapped` over the slices.
 
     >>> import jnn
     >>> net = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(3))
@@ -57,15 +58,16 @@ def tapped(
 
         def fill(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> Any:
             names = _names(path)
-            if TAP in names:
+            if OWN in names:
                 return jnp.zeros(like.shape, like.dtype)
-            return inner[tuple(name for name in names if name != LEAF)]
+            return inner[tuple(name for name in names if name != BARE)]
 
         params = jax.tree.map_with_path(fill, fresh)
         prediction, cache = wrapped.forward(params, x, mode)
         value, kept = loss.forward(prediction, y)
         grads, _ = wrapped.backward(params, cache, loss.backward(kept, jnp.ones_like(value)))
-        return _collect(grads)
+        # In the order of the network.
+        return {path: found for path, found in _collect(wrapped, grads) if jax.tree.leaves(found)}
 
     return readings
 
@@ -86,19 +88,30 @@ class _Tap(Layer):
 
         tap = jax.eval_shape(seen, params, state, x)
         zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), tap)
-        return {LEAF: params, TAP: zeros}, state
+        return _with(params, zeros), state
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
-        y, cache = self.layer.forward(params.get(LEAF, {}), x, mode)
+        y, cache = self.layer.forward(_without(params), x, mode)
         return y, (cache, y)
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         kept, y = cache
-        grads, dx = self.layer.backward(params.get(LEAF, {}), kept, dy)
-        return {LEAF: grads, TAP: self.read(Seen(self.layer, kept, y, dy, grads))}, dx
+        grads, dx = self.layer.backward(_without(params), kept, dy)
+        return _with(grads, self.read(Seen(self.layer, kept, y, dy, grads))), dx
 
     def observe(self, state: State, cache: Cache) -> State:
         return self.layer.observe(state, cache[0])
+
+    def observed(self, cache: Cache) -> Cache:
+        return self.layer.observed(cache[0]), None
+
+
+def _with(params: Params, tap: Tree) -> Params:
+    return {**params, OWN: tap} if isinstance(params, dict) else {BARE: params, OWN: tap}
+
+
+def _without(params: Params) -> Params:
+    return params[BARE] if BARE in params else {k: p for k, p in params.items() if k != OWN}
 
 
 def _wrap(layer: Layer, read: Read) -> Layer:
@@ -111,12 +124,10 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def _collect(grads: Params, path: tuple[str, ...] = ()) -> dict[str, Tree]:
-    if not isinstance(grads, dict):
-        return {}
-    if grads.keys() == {LEAF, TAP}:
-        return {".".join(path): grads[TAP]} if jax.tree.leaves(grads[TAP]) else {}
-    found: dict[str, Tree] = {}
-    for name, child in grads.items():
-        found |= _collect(child, (*path, name))
-    return found
+def _collect(
+    layer: Layer, grads: Params, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Tree]]:
+    if not layer.children:
+        yield ".".join(path), grads.get(OWN, {})
+    for name, child in layer.children:
+        yield from _collect(child, grads.get(name, {}) if name else grads, below(path, name))

@@ -153,6 +153,9 @@ class BatchNorm(Layer):
             "steps": jnp.where(training & (steps < last), steps + 1, steps),
         }
 
+    def observed(self, cache: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: cache[name] for name in ("origin", "mean", "var", "training")}
+
     def _moments(self, x: jax.Array) -> tuple[jax.Array, ...]:
         """Origin, mean from there, biased and unbiased variance of every channel."""
         n = math.prod(x.shape[:-1])

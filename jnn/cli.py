@@ -159,7 +159,8 @@ def train(options: argparse.Namespace, signals: _Signals) -> int:
     print(summary(net, dataset.train.x))
     x, y = (v[:CHECKED] for v in dataset.train)
     with show("checking the gradients"):
-        check = check_network(net, loss, state.params, x, y, Train(mode_key, state.state), key=check_key)
+        mode = Train(mode_key, state.state)
+        check = check_network(net, loss, state.params, x, y, mode, key=check_key)
     print(check)
     if not check:
         return 1

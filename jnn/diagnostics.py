@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jnn import tables
-from jnn.layer import Layer, Mode, Params, Tree, leaves
+from jnn.compose.rewriting import stacking, uses
+from jnn.layer import Layer, Mode, Params, Tree
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss
 from jnn.masks import mask, weights
@@ -42,6 +43,8 @@ def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) 
     A unit is an index of the last axis: a neuron, or a channel. It is dead where its activation
     has slope 0 at every example (and position) of the batch. An output is saturated within 2.5% of
     the range's ends: beyond 0.95 for a tanh, 0.975 for a sigmoid. `update` is None: there was none.
+    A leaf within `Repeat` is measured at every depth, `blocks.dense1[3]`; over the slices of
+    `Mapped` the mean is taken.
 
     >>> import jnn
     >>> net = jnn.Serial(jnn.Dense(4), jnn.ReLU(), jnn.Dense(3))
@@ -122,11 +125,13 @@ def measured(
     net: Layer, loss: Loss, params: Params, updates: Params, x: Any, y: Any, mode: Mode
 ) -> dict[str, Tree]:
     """What `measure` and a run collect, as arrays by path; `named` makes it readable."""
-    readings = tapped(net, loss, _read)(params, x, y, mode)
+    readings, axes = _readings(net, loss, params, x, y, mode), stacking(net)
     for path, reading in readings.items():
+        # There are none where the parameters are those of another place.
         if "gradient" in reading and (chosen := _weights(_at(params, path))):
-            size = _norm(chosen)
-            reading["update"] = _norm(_weights(_at(updates, path))) / jnp.where(size, size, 1)
+            depths = axes[path].count("n")
+            size, moved = _norm(chosen, depths), _norm(_weights(_at(updates, path)), depths)
+            reading["update"] = moved / jnp.where(size, size, 1)
     return readings
 
 
@@ -134,14 +139,29 @@ def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerSt
     """Readings as `LayerStats`, in the order of the network."""
     blank: dict[str, Any] = dict.fromkeys(LayerStats._fields[2:])
     return [
-        LayerStats(path, leaf, **blank | {k: float(v) for k, v in readings[path].items()})
-        for path, leaf in leaves(net)
+        LayerStats(
+            path + "".join(f"[{i}]" for i in index),
+            leaf,
+            **blank | {k: float(v[index]) for k, v in readings[path].items()},
+        )
+        for path, leaf, index in uses(net)
     ]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> Tree:
-    return tapped(net, loss, _read)(params, x, y, mode)
+    return _readings(net, loss, params, x, y, mode)
+
+
+def _readings(
+    net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode
+) -> dict[str, dict[str, jax.Array]]:
+    """What is read of every leaf, stacked over the depth of a repeated one."""
+    found = tapped(net, loss, _read)(params, x, y, mode)
+    for path, axes in stacking(net).items():
+        slices = tuple(i for i, axis in enumerate(axes) if axis == "s")
+        found[path] = {name: v.mean(axis=slices) for name, v in found[path].items()}
+    return found
 
 
 def _read(seen: Seen) -> dict[str, jax.Array]:
@@ -171,14 +191,16 @@ def _weights(params: Params) -> list[jax.Array]:
     return [leaf for leaf, is_weight in zip(every, chosen, strict=True) if is_weight]
 
 
-def _norm(arrays: Sequence[jax.Array]) -> jax.Array:
-    squares = [jnp.square(v.astype(accumulator(v.dtype))).sum() for v in arrays]
-    return jnp.sqrt(jnp.stack(squares).sum())
+def _norm(arrays: Sequence[jax.Array], depths: int = 0) -> jax.Array:
+    """The norm of all together, at each depth."""
+    wide = [v.astype(accumulator(v.dtype)) for v in arrays]
+    squares = [jnp.square(v).sum(axis=tuple(range(depths, v.ndim))) for v in wide]
+    return jnp.sqrt(jnp.stack(squares).sum(axis=0))
 
 
 def _at(tree: Tree, path: str) -> Tree:
     for name in path.split(".") if path else ():
-        tree = tree[name]
+        tree = tree.get(name, {})
     return tree
 
 

@@ -25,7 +25,7 @@ class Serial(Composite):
     Raises LayerError, a ValueError, where an argument is no layer, a name is taken twice or is no
     identifier, or params or state are not of this network; errors within a child carry its path.
 
-    >>> import jax.numpy as jnp, jnn
+    >>> import jax, jax.numpy as jnp, jnn
     >>> net = Serial(jnn.Dense(16), jnn.ReLU(), ("scores", jnn.Dense(3)))
     >>> net
     Serial(Dense(16), ReLU(), ('scores', Dense(3)))
@@ -63,7 +63,7 @@ class Named(Serial):
 
     Raises LayerError, a ValueError, where the name is no identifier or the layer is none.
 
-    >>> import jax.numpy as jnp, jnn
+    >>> import jax, jax.numpy as jnp, jnn
     >>> params, _ = Named("head", jnn.Dense(3)).init(jax.random.key(0), jnp.ones((1, 2)))
     >>> jax.tree.map(jnp.shape, params)
     {'head': {'b': (3,), 'w': (2, 3)}}

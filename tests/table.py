@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from toys import Centre, Noise
+from toys import Added, Centre, Noise
 
 import jnn
 from jnn.layer import Layer, Params, State
@@ -238,6 +238,14 @@ MLP = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(3))
 NESTED = jnn.Serial(jnn.Flatten(), jnn.Serial(jnn.Dense(4), jnn.Sigmoid()), ("head", jnn.Dense(2)))
 # No bias before Centre, which would take it away again: its gradient would be nothing but rounding.
 TOYS = jnn.Serial(jnn.Dense(4, bias=False), Centre(), Noise(), jnn.Dense(2))
+RANDOM = jnn.Serial(jnn.Dense(5, bias=False), Centre(), Noise(), jnn.Tanh())
+PROJECTED = jnn.Residual(jnn.Dense(3), jnn.Tanh(), projection=jnn.Dense(3, bias=False))
+
+
+BRANCHED = jnn.Branch(jnn.Dense(3), jnn.Serial(jnn.Dense(3), jnn.Tanh()), join=Added())
+SIAMESE = jnn.Shared(
+    jnn.Serial(jnn.Branch(("a", MLP), ("b", MLP), join=Added()), jnn.Tanh()), {"branch1.b": "branch1.a"}
+)
 LIFTED = jnn.lift(ones, wave)
 
 ROWS = [
@@ -291,6 +299,16 @@ ROWS = [
     Row("serial", MLP, (4, 5)),
     Row("serial in serial", NESTED, (3, 2, 2)),
     Row("serial of state and chance", TOYS, (4, 5), two_modes=True),
+    Row("residual", jnn.Residual(jnn.Dense(5), jnn.Tanh()), (4, 5)),
+    Row("residual with projection", PROJECTED, (4, 5)),
+    Row("branch", BRANCHED, (4, 5)),
+    Row("named", jnn.Named("head", jnn.Dense(3)), (4, 5)),
+    Row("repeat", jnn.Repeat(jnn.Serial(jnn.Dense(5), jnn.Tanh()), 3), (4, 5)),
+    Row("repeat of state and chance", jnn.Repeat(RANDOM, 2), (4, 5), two_modes=True),
+    Row("remat", jnn.Remat(MLP), (4, 5)),
+    Row("remat of state and chance", jnn.Remat(TOYS), (4, 5), two_modes=True),
+    Row("shared", SIAMESE, (4, 5)),
+    Row("mapped", jnn.Mapped(MLP), (3, 2, 5)),
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jnn.data.dataset import Dataset, Examples
-from jnn.data.idx import GZIP_MAGIC
+from jnn.data.idx import CHUNK, GZIP_MAGIC
 
 CIFAR10_NAMES = (
     "airplane",
@@ -180,7 +180,7 @@ def _all(
                         content = cast(IO[bytes], archive.extractfile(member))
                         label = f"{path}: {member.name}"
                         found[name] = _records(label, content, member.size, classes)
-            while packed and stream.read(MOST_AT_ONCE):
+            while packed and stream.read(CHUNK):
                 pass  # at its end gzip compares the CRC
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(

@@ -5,6 +5,7 @@ import tarfile
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def folder(tmp_path) -> Path:
     return path
 
 
-def archived(folder: Path, mode: str = "w:gz") -> Path:
+def archived(folder: Path, mode: Literal["w:", "w:gz"] = "w:gz") -> Path:
     path = folder.parent / "cifar-10-binary.tar.gz"
     with tarfile.open(path, mode) as archive:
         archive.add(folder, folder.name)
@@ -149,7 +150,7 @@ def archived(folder: Path, mode: str = "w:gz") -> Path:
 def test_cifar10(folder, pack):
     data = cifar10(pack(folder))
     assert (data.name, data.classes) == ("cifar10", 10) and len(CIFAR10_NAMES) == 10
-    parts = [(images(i + 1, seed=i), [(i + k) % 10 for k in range(i + 1)]) for i in range(6)]
+    parts = [(images(i + 1, seed=i), np.arange(i, 2 * i + 1) % 10) for i in range(6)]
     x, y = (np.concatenate(v) for v in zip(*parts[:5], strict=True))
     np.testing.assert_array_equal(data.train.x, x, strict=True)
     np.testing.assert_array_equal(data.train.y, y.astype(np.int32), strict=True)
@@ -163,7 +164,8 @@ def test_some_of_its_batches(folder):
     np.testing.assert_array_equal(
         data.train.x, np.concatenate([images(3, seed=2), images(1, seed=0)])
     )
-    for wrong in ((), (0,), (6,), (1, 1), ("1",)):
+    wrongs: list[Any] = [(), (0,), (6,), (1, 1), ("1",)]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"batches is .* it must be numbers from 1 to 5, once"):
             cifar10(folder, batches=wrong)
 

@@ -55,7 +55,7 @@ def backprop(net: Layer, loss: Loss, penalty: Penalty | None = None) -> ValueAnd
         prediction, cache = net.forward(params, x, mode)
         value, kept = loss.forward(prediction, y)
         grads, _ = net.backward(params, cache, loss.backward(kept, jnp.ones_like(value)))
-        _check_like(grads, params)
+        grads = _like(grads, params)
         if penalty is not None:
             value += penalty.value(params).astype(value.dtype)
             grads = jax.tree.map(jnp.add, grads, penalty.grad(params))
@@ -124,8 +124,7 @@ def as_function(net: Layer) -> Callable[[Params, Any, Mode], Any]:
     def bwd(kept: tuple[Params, Cache], dy: Any) -> tuple[Params, Any, None]:
         params, cache = kept
         grads, dx = net.backward(params, cache, dy)
-        _check_like(grads, params)
-        return grads, dx, None
+        return _like(grads, params), dx, None
 
     function.defvjp(fwd, bwd)
 
@@ -201,7 +200,14 @@ def _check_parts(loss: Loss, penalty: Penalty | None) -> None:
         raise ValueError(f"penalty is {penalty!r}; it must be a penalty such as jnn.L2(1e-4)")
 
 
-def _check_like(grads: Params, params: Params) -> None:
-    """A forgotten parameter or sum in somebody's backward would be broadcast by an optimizer."""
+def _like(grads: Params, params: Params) -> Params:
+    """`grads` in the containers of `params`: a FrozenDict or an OrderedDict is a dict by itself.
+
+    A forgotten parameter or sum in somebody's backward would be broadcast by an optimizer.
+    """
     if problem := unlike(grads, params):
         raise ValueError(f"backward returned gradients that are not like params: {problem}")
+    if jax.tree.structure(grads) == jax.tree.structure(params):
+        return grads
+    found = dict(jax.tree.leaves_with_path(grads))
+    return jax.tree.map_with_path(lambda path, _: found[path], params)

@@ -147,10 +147,11 @@ def run(
         raise ValueError(
             f"accumulate is {accumulate}, which does not divide the batch_size of {batch_size}"
         )
+    optimizer = pair("run", optimizer)
     recipe = Recipe(
         net,
         loss,
-        pair("run", optimizer),
+        optimizer,
         gradient_named(gradient),
         batch_size,
         checked_penalty(penalty),
@@ -250,13 +251,15 @@ def start(
     these: `run(..., resume=start(net, optimizer, x, key, params))` trains them further.
     """
     check_key(key)
+    optimizer = pair("start", optimizer)
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     made = _fresh(net, optimizer, tuple(x.shape[1:]), dtype, key)
     for name, given, like in (("params", params, made.params), ("state", state, made.state)):
         if given is not None and (problem := unlike(given, like)):
             raise ValueError(f"{name} is not this network's: {problem}")
     if params is not None:
-        made = made._replace(params=params, optimizer=optimizer.init(params))
+        begun = jax.tree.map(jnp.asarray, optimizer.init(params))  # a count may be a Python number
+        made = made._replace(params=params, optimizer=begun)
     return made if state is None else made._replace(state=state)
 
 

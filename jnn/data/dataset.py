@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 class Examples(NamedTuple):
     """Inputs and their labels, one row each.
 
-    Shapes: x float32 (n, ...), y int32 (n,) with classes counted from 0. Both are numpy
-    arrays in host memory. A tuple, so `x, y = examples` unpacks it and JAX sees a pytree.
+    Shapes: x (n, ...), float32 unless its reader says otherwise, y int32 (n,) with classes counted
+    from 0, or (n, ...) where every position has one. Both are numpy arrays in host memory. A
+    tuple, so `x, y = examples` unpacks it and JAX sees a pytree.
 
     >>> x, y = Examples(np.zeros((3, 2), np.float32), np.array([0, 1, 1], np.int32))
     >>> x.shape, y.shape
     ((3, 2), (3,))
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[Any]
     y: NDArray[np.int32]
 
 

@@ -66,7 +66,14 @@ def update_with(
 ) -> tuple[Params, Any]:
     """`optimizer.update`, with `value` where there is one and the optimizer takes it."""
     given = {} if value is None or not takes_value(optimizer) else {"value": value}
-    return optimizer.update(grads, state, params, **given)
+    try:
+        return optimizer.update(grads, state, params, **given)
+    except TypeError as error:
+        error.add_note(
+            "an optimizer's update is given (grads, state, params) and, where it takes it, value; "
+            "what needs more, as a line search its value_fn, is for a loop of your own"
+        )
+        raise
 
 
 def pair(name: str, optimizer: Any) -> Any:

@@ -124,9 +124,7 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def _collect(
-    layer: Layer, grads: Params, path: tuple[str, ...] = ()
-) -> Iterator[tuple[str, Tree]]:
+def _collect(layer: Layer, grads: Params, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tree]]:
     if not layer.children:
         yield ".".join(path), grads.get(OWN, {})
     for name, child in layer.children:

@@ -244,7 +244,8 @@ PROJECTED = jnn.Residual(jnn.Dense(3), jnn.Tanh(), projection=jnn.Dense(3, bias=
 
 BRANCHED = jnn.Branch(jnn.Dense(3), jnn.Serial(jnn.Dense(3), jnn.Tanh()), join=Added())
 SIAMESE = jnn.Shared(
-    jnn.Serial(jnn.Branch(("a", MLP), ("b", MLP), join=Added()), jnn.Tanh()), {"branch1.b": "branch1.a"}
+    jnn.Serial(jnn.Branch(("a", MLP), ("b", MLP), join=Added()), jnn.Tanh()),
+    {"branch1.b": "branch1.a"},
 )
 LIFTED = jnn.lift(ones, wave)
 
@@ -308,7 +309,7 @@ ROWS = [
     Row("remat", jnn.Remat(MLP), (4, 5)),
     Row("remat of state and chance", jnn.Remat(TOYS), (4, 5), two_modes=True),
     Row("shared", SIAMESE, (4, 5)),
-    Row("mapped", jnn.Mapped(MLP), (3, 2, 5)),
+    Row("mapped", jnn.Serial(jnn.Mapped(MLP), jnn.Dense(2)), (3, 2, 5)),
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jnn.layer import Layer, Train, check_cotangent
+from jnn.layer import Layer, Train, check_cotangent, form, formed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Added(Layer):
 
     def forward(self, params, x, mode):
         a, b = x
-        return a + b, None
+        return a + b, form(a)
 
     def pull(self, params, cache, dy):
+        check_cotangent(self, dy, formed(cache))
         return dy, dy

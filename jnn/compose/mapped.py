@@ -90,6 +90,11 @@ class Mapped(Wrapper):
         return over(params, jax.tree.map(jnp.asarray, x), jnp.arange(slices))
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
+        slices = {v.shape[0] for v in jax.tree.leaves(cache)}
+        for v in jax.tree.leaves(dy):
+            self._check_axis("dy", v, v.ndim)
+            if slices and v.shape[self.axis] not in slices:
+                fail(self, f"dy is {shape_of(v)}; {max(slices)} slices lie along axis {self.axis}")
         over = jax.vmap(super().backward, (_axes(params), 0, self.axis), (0, self.axis))
         grads, dx = over(params, cache, dy)
 

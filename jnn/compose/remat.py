@@ -20,7 +20,8 @@ class Remat(Wrapper):
 
     It costs a forward pass and saves the memory of all that lies between x and y. The second pass
     waits for dy behind `jax.lax.optimization_barrier`, without which XLA would find that it was
-    computed already, and keep it. It draws the same random numbers, from the same key.
+    computed already, and keep it. On CPU it finds that all the same, as with `jax.checkpoint`, but
+    not within the loop of a `Repeat`. It draws the same random numbers, from the same key.
 
     Under `jnn.autodiff` nothing is hand-written and so nothing is dropped; `jax.checkpoint` is for
     that.
@@ -58,7 +59,9 @@ class Remat(Wrapper):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         training = cache["training"]
-        given = params, {name: cache[name] for name in ("x", "key", "state")}, dy
+        # A cache may be pulled back more than once, with the same random numbers.
+        key = jax.random.clone(cache["key"])
+        given = params, {"x": cache["x"], "key": key, "state": cache["state"]}, dy
 
         def again(train: bool) -> tuple[Params, Any]:
             # dy too, so that the second pass cannot begin before it is needed.

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jnn.compose.remat import Remat
+from jnn.compose.rewriting import stacking, uses
 from jnn.gradcheck.contract import independent, witnessed
 from jnn.gradcheck.functions import checked, everywhere, regimes_named
 from jnn.gradcheck.report import Report, together
 from jnn.gradcheck.target import Target, exactly
 from jnn.gradients import as_function
-from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree
+from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree, below
 from jnn.losses import Loss
 
 OBSERVED = 3  # batches that running state has seen before it is used
@@ -129,9 +131,10 @@ def check_layer(
     if params is None:
         params = _moved(fresh, noise_key)
     if mode is None:
-        train = Train(train_key)
+        train = Train(train_key, state)
         for _ in range(OBSERVED):
             state = layer.observe(state, layer.forward(params, x, train)[1])
+            train = Train(train_key, state)
         modes: dict[str, Mode] = {"training": train, "evaluation": Eval(state)}
     else:
         modes = {"training" if isinstance(mode, Train) else "evaluation": mode}
@@ -178,21 +181,39 @@ def _leaf_by_leaf(
     """The report on the first leaf that is wrong by itself; None where none is, or it is alone."""
     if not net.children:
         return None
-    met: list[_Met] = []
-    _recording(net, met).forward(params, x, mode)
-    for path, leaf, inner, given, how in met:
+    _, cache = _recording(net).forward(params, x, mode)
+    found = jax.tree.leaves(cache, is_leaf=lambda v: isinstance(v, _Met))
+    met = {v.path: v for v in found if isinstance(v, _Met) and jax.tree.leaves(v.x)}
+    axes = stacking(net)
+    for path, leaf, index in uses(net):
+        depths = iter(index)
+        at = tuple(next(depths) if axis == "n" else 0 for axis in axes[path])  # and one slice
+        seen = jax.tree.map(lambda v, at=at: v[at], met[path])
+        where = path + "".join(f"[{i}]" for i in index)
         with exactly():
-            keys = "".join(f"[{name!r}]" for name in path)
-            roots = f"params{keys}", f"the input of {'.'.join(path)}", "mode"
-            target = Target(_layer_function(leaf), (inner, given, how), None, roots, seed, (2,))
+            keys = "".join(f"[{name!r}]" for name in path.split(".") if name)
+            copies = "".join(f"[{i}]" for i in index)
+            roots = f"params{keys}{copies}", f"the input of {where or repr(leaf)}", "mode"
+            given = seen.params, seen.x, seen.mode
+            target = Target(_layer_function(leaf), given, None, roots, seed, (2,))
             report = checked(target, ["given"], known or {})
         if not report:
-            note = f"all layers before {'.'.join(path)} = {leaf!r} are right by themselves"
+            note = f"all layers before {where} = {leaf!r} are right by themselves"
             return replace(report, notes=(*report.notes, note))
     return None
 
 
-_Met = tuple[tuple[str, ...], Layer, Params, Any, Mode]  # path, leaf, params, x, mode
+@partial(
+    jax.tree_util.register_dataclass, meta_fields=["path"], data_fields=["params", "x", "mode"]
+)
+@dataclass(frozen=True)
+class _Met:
+    """What a leaf was given, in a cache, in which loops and vmap stack it."""
+
+    path: str
+    params: Params
+    x: Any
+    mode: Mode
 
 
 @dataclass(frozen=True)
@@ -200,21 +221,25 @@ class _Recorder(Layer):
     """A leaf that remembers what it was given."""
 
     layer: Layer
-    path: tuple[str, ...]
-    met: list[_Met]
+    path: str
 
     def init(self, key: jax.Array, x: Any) -> Any:
         return self.layer.init(key, x)
 
     def forward(self, params: Params, x: Any, mode: Mode) -> Any:
-        self.met.append((self.path, self.layer, params, x, mode))
-        return self.layer.forward(params, x, mode)
+        y, cache = self.layer.forward(params, x, mode)
+        return y, (_Met(self.path, params, x, mode), cache)
+
+    def observed(self, cache: Any) -> Any:
+        return self.layer.observed(cache[1])
 
 
-def _recording(layer: Layer, met: list[_Met], path: tuple[str, ...] = ()) -> Layer:
+def _recording(layer: Layer, path: tuple[str, ...] = ()) -> Layer:
     if not layer.children:
-        return _Recorder(layer, path, met)
-    return layer.map(lambda name, child: _recording(child, met, (*path, name)))
+        return _Recorder(layer, ".".join(path))
+    recording = layer.map(lambda name, child: _recording(child, below(path, name)))
+    # Which would drop what was remembered.
+    return recording.layer if isinstance(recording, Remat) else recording
 
 
 def _program(layer: Layer, params: Params, x: Any, mode: Mode) -> str:

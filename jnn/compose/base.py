@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import reduce
 from typing import Any, Self, cast
 
 import jax
@@ -270,7 +271,7 @@ def total(*terms: Tree) -> Tree:
         if len(known) == 2:
             return known[0] + known[1]
         dtype = known[0].dtype
-        return sum(a.astype(accumulator(dtype)) for a in known).astype(dtype)
+        return reduce(jnp.add, [a.astype(accumulator(dtype)) for a in known]).astype(dtype)
 
     return jax.tree.map(added, *terms, is_leaf=lambda v: v is None)
 

@@ -79,8 +79,7 @@ class Mapped(Wrapper):
         slices, forward = self._slices(x), super().forward
 
         def one(params: Params, x: Any, i: jax.Array) -> tuple[Any, Cache]:
-            train = isinstance(mode, Train)
-            mine = Train(jax.random.fold_in(mode.key, i)) if train else Eval()
+            mine = Train(jax.random.fold_in(mode.key, i)) if isinstance(mode, Train) else Eval()
             y, cache = forward(params, x, mine)
             for v in jax.tree.leaves(y):
                 self._check_axis("y of a slice", v, v.ndim + 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jnn.compose.base import Wrapper
 from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, Tree
@@ -70,7 +71,7 @@ class Remat(Wrapper):
             _, inner = self.layer.forward(params, kept["x"], mode)
             return super(Remat, self).backward(params, inner, dy)
 
-        if isinstance(training, jax.core.Tracer):
+        if isinstance(training, Tracer):
             return jax.lax.cond(training, lambda: again(True), lambda: again(False))
         return again(bool(training))
 

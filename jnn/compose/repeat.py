@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jnn.compose.base import Wrapper
 from jnn.layer import (
@@ -81,12 +82,14 @@ class Repeat(Wrapper):
 
         def copy(x: Any, step: Tree) -> tuple[Any, list[jax.Array]]:
             params, state, i = step
-            train = isinstance(mode, Train)
-            how = Train(jax.random.fold_in(mode.key, i), state) if train else Eval(state)
+            if isinstance(mode, Train):
+                how = Train(jax.random.fold_in(mode.key, i), state)
+            else:
+                how = Eval(state)
             result = self.layer.forward(params, x, how)
             y, cache = pair_of(self.layer, result, "forward must return (y, cache)")
             self._check_alike(x, y)
-            return y, split(cache, isinstance(i, jax.core.Tracer))
+            return y, split(cache, isinstance(i, Tracer))
 
         # The counter is there too where a layer has no parameters.
         y, stacked = jax.lax.scan(copy, x, (params, mode.state, jnp.arange(self.n)))
@@ -146,7 +149,7 @@ class _Split:
         """What is to be stacked."""
         leaves, self.tree = jax.tree.flatten(cache)
         # Where the loop is not traced (jax.disable_jit) every array is known.
-        self.same = [traced and not isinstance(leaf, jax.core.Tracer) for leaf in leaves]
+        self.same = [traced and not isinstance(leaf, Tracer) for leaf in leaves]
         self.known = [leaf if same else None for leaf, same in zip(leaves, self.same, strict=True)]
         places = {id(leaf): leaf for leaf, same in zip(leaves, self.same, strict=True) if not same}
         order = {key: i for i, key in enumerate(places)}

@@ -45,6 +45,7 @@ class Centred(jnn.Layer):
         return {}, dy - dy.mean(0)
 
 
+@pytest.mark.slow
 def test_a_right_layer_passes_in_one_program_where_both_modes_are_one():
     report = check_layer(jnn.Dense(5), X, regimes="given")
     assert report, str(report)

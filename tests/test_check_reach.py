@@ -38,6 +38,7 @@ def rms_norm_rule(inner):
     return ruled(rms_norm, backward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
 def test_what_computes_in_float32_within_is_checked_in_float64(dtype):
     x, w = X.astype(dtype), W.astype(dtype)

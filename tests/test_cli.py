@@ -61,6 +61,7 @@ def write_mnist(directory, labels=10):
         (directory / f"{part}-labels-idx1-ubyte").write_bytes(header + values)
 
 
+@pytest.mark.slow
 def test_mnist_files_are_read_from_a_directory_and_curves_drawn(capsys, tmp_path):
     write_mnist(tmp_path)
     picture = tmp_path / "curves.png"
@@ -136,6 +137,7 @@ def test_wrong_gradients_stop_the_command(capsys, monkeypatch):
     assert "test accuracy" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_reports_what_it_has(signum, status):
     command = [sys.executable, "-m", "jnn", "train", "spiral", "--epochs", "1000000"]
@@ -150,6 +152,7 @@ def test_a_stopped_run_reports_what_it_has(signum, status):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_step_ends_cleanly():
     command = [sys.executable, "-u", "-m", "jnn", "train", "spiral", "--epochs", "100"]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:

@@ -188,6 +188,7 @@ def test_a_network_prints_as_a_tree():
     assert eval(repr(net), vars(jnn)) == net
 
 
+@pytest.mark.slow
 def test_a_deep_network_trains():
     data = jnn.data.digits()
     blocks = jnn.Repeat(jnn.Remat(jnn.Residual(jnn.Dense(32), jnn.Tanh())), 4)

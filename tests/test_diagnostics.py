@@ -99,6 +99,7 @@ def run(**options):
     return list(jnn.run(NET, LOSS, OPTIMIZER, (X, Y), **options))
 
 
+@pytest.mark.slow
 def test_watching_changes_no_bit_of_a_run():
     watched, alone = run(watch=4, chunk=5), run(chunk=5)
     chex.assert_trees_all_equal(watched[-1].state, alone[-1].state)

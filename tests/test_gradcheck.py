@@ -24,6 +24,7 @@ def check(*middle, loss=None, y=Y, x=X, seed=0):
     return check_network(net, loss, params, x, y, jnn.Train(mode_key), key=check_key)
 
 
+@pytest.mark.slow
 def test_a_slope_is_as_near_as_its_error_bar_says(x64):
     # 200 functions: sums of waves of many lengths, whose derivative at 0 is known.
     keys = jax.random.split(jax.random.key(0), 200)
@@ -173,6 +174,7 @@ class Standard(jnn.Layer):
         return rstd * (dy - dy.mean(axis=0) - y * (dy * y).mean(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_gradient_that_is_zero_in_truth_is_no_false_alarm(seed):
     net = jnn.Serial(jnn.Dense(8), Standard(), jnn.ReLU(), jnn.Dense(3))

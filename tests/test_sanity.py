@@ -35,6 +35,7 @@ def test_scores_that_start_too_large_are_found():
     assert "times what no knowledge costs" in finding
 
 
+@pytest.mark.slow
 def test_a_penalty_that_costs_nothing_is_found():
     (finding,) = check(penalty=jnn.penalties.L2(0.0)).findings
     assert finding.startswith("the penalty does not raise the loss")

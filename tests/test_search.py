@@ -65,6 +65,7 @@ def test_the_best_trial_is_first_and_the_table_shows_all(result):
     assert result.best == {name: values[0] for name, values in result.points.items()}
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverged_is_last_and_said_so():
     net = jnn.Serial(jnn.Dense(5), jnn.Dense(3))
     options = OPTIONS | {"space": {"lr": log_uniform(1e-3, 1e30)}, "trials": 6}

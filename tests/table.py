@@ -1,45 +1,13 @@
 """The table of all layers. A new layer is tested by adding a row."""
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from row import FLOAT32, Row, rearranged
 from toys import Added, Centre, Noise
 
 import jnn
-from jnn.layer import Layer, Params, State
-
-# The unit roundoff of float32, in which low-precision sums are accumulated.
-FLOAT32 = 2.0**-24
-
-# (params, x, dy, y, u) -> how far (y, grads, dx) may be from the truth in a dtype of unit
-# roundoff u, all in float64, all to first order in u.
-Rounding = Callable[
-    [Params, np.ndarray, np.ndarray, np.ndarray, float],
-    tuple[np.ndarray, Params, np.ndarray],
-]
-
-
-class Row(NamedTuple):
-    """A layer and an input to show it by."""
-
-    name: str
-    layer: Layer
-    shape: tuple[int, ...]  # of x
-    two_modes: bool = False  # whether evaluation is another function than training
-    # None where the arithmetic is not jnn's own: a combinator has none, a lifted function is yours.
-    rounding: Rounding | None = None
-    # A lifted function keeps what jax.vjp keeps, parameters included, and only it can print itself.
-    lifted: bool = False
-
-
-def rearranged(params, x, dy, y, u):
-    """Nothing is computed."""
-    return np.zeros_like(y), {}, np.zeros_like(x)
 
 
 def dense(params, x, dy, y, u):
@@ -313,41 +281,3 @@ ROWS = [
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]
-
-
-class Example(NamedTuple):
-    """What the functions of a layer take, as numpy arrays."""
-
-    params: Params
-    state: State
-    x: np.ndarray
-    dy: np.ndarray
-
-
-@cache
-def example(row: Row, dtype: Any) -> Example:
-    """Gaussian numbers for a row, and a state that has seen them.
-
-    No parameter is left at zero, and dy is not ones: the sum over a softmax or over centred numbers
-    does not depend on x at all, so that any backward would do.
-    """
-    random = np.random.default_rng(0)
-
-    def normal(like: Any) -> np.ndarray:
-        return random.standard_normal(like.shape).astype(like.dtype)
-
-    def begin(key: jax.Array, x: Any) -> tuple[Params, State, jax.Array]:
-        params, state = row.layer.init(key, x)
-        return params, state, row.layer.forward(params, x, jnn.Eval(state))[0]
-
-    key = jax.random.key(0)
-    x = normal(jax.ShapeDtypeStruct(row.shape, dtype))
-    params, state, y = jax.eval_shape(begin, key, x)
-    params, dy = jax.tree.map(normal, (params, y))
-    return Example(params, _observed(row.layer, key, params, x) if state else {}, x, dy)
-
-
-@partial(jax.jit, static_argnums=0)
-def _observed(layer: Layer, key: jax.Array, params: Params, x: jax.Array) -> State:
-    _, state = layer.init(key, x)
-    return layer.observe(state, layer.forward(params, x, jnn.Train(jax.random.fold_in(key, 1)))[1])

@@ -4,11 +4,14 @@ The gradient of a parameter is in practice a sum of simple terms, one for each e
 position in it). A leaf layer states those terms, its *factors*, and `grad` sums them.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jnn.precision import matmul
+from jnn.precision import accumulator, matmul
 
 
 class Outer(NamedTuple):
@@ -35,12 +38,28 @@ class Affine(NamedTuple):
     d: jax.Array
 
 
-Factor = Outer | Affine
+@partial(jax.tree_util.register_dataclass, data_fields=["ids", "d"], meta_fields=["rows"])
+@dataclass(frozen=True)
+class Scatter:
+    """The gradient of a table of `rows` rows that were looked up by `ids`.
+
+        dw[v] = sum over examples and positions of d where ids = v
+
+    Ids that are no row of the table, negative ones among them, add nothing.
+    Shapes: ids (n, ...) of integers, d (n, ..., c), dw (rows, c).
+    """
+
+    ids: jax.Array
+    d: jax.Array
+    rows: int
+
+
+Factor = Outer | Affine | Scatter
 
 
 def is_factor(node: object) -> bool:
     """Whether `node` is one factor rather than a tree of them."""
-    return isinstance(node, Outer | Affine)
+    return isinstance(node, Factor)
 
 
 def grad(factor: Factor) -> jax.Array:
@@ -51,8 +70,22 @@ def grad(factor: Factor) -> jax.Array:
     [[5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]
     >>> grad(Affine(h=None, d=jnp.ones((5, 3)))).tolist()
     [5.0, 5.0, 5.0]
+    >>> grad(Scatter(ids=jnp.array([0, 2, 2]), d=jnp.ones((3, 1)), rows=3)).tolist()
+    [[1.0], [0.0], [2.0]]
     """
     d = factor.d.reshape(-1, factor.d.shape[-1])
     if isinstance(factor, Outer):
         return matmul(factor.a.reshape(-1, factor.a.shape[-1]).T, d)
-    return (d if factor.h is None else d * factor.h.reshape(d.shape)).sum(axis=0)
+    wide = d.astype(accumulator(d.dtype))
+    if isinstance(factor, Scatter):
+        table = jnp.zeros((factor.rows, d.shape[-1]), wide.dtype)
+        ids = within(factor.ids.reshape(-1), factor.rows)
+        return table.at[ids].add(wide, mode="drop").astype(d.dtype)
+    if factor.h is not None:
+        wide = wide * factor.h.reshape(d.shape).astype(wide.dtype)
+    return wide.sum(axis=0).astype(d.dtype)
+
+
+def within(ids: jax.Array, rows: int) -> jax.Array:
+    """`ids`, with `rows` for those that are no row of a table: JAX would count -1 from its end."""
+    return jnp.where((ids < 0) | (ids >= rows), rows, ids)

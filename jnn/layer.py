@@ -132,8 +132,9 @@ def _hashable(value: object) -> bool:
 class Layer(Printed):
     """The base of all layers, itself a layer without parameters, state or cache to speak of.
 
-    A leaf either states `pull` and, if it has parameters, `factors`, from which `backward`
-    follows; or it states `backward` itself. A combinator states `children` and `map` as well.
+    A leaf states `pull` and, if it has parameters, `factors`, from which `backward` follows, or
+    `factored` in place of both; or it states `backward` itself. A combinator states `children` and
+    `map` as well.
 
     Hyper-parameters are the fields of the dataclass and must be hashable, so that a layer is a
     valid static argument of `jax.jit` and equal layers compile once.
@@ -160,11 +161,17 @@ class Layer(Printed):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         """The vector-Jacobian product of `forward` with `dy`: gradients like `params`, and dx."""
-        dx = self.pull(params, cache, dy)
-        return jax.tree.map(grad, self.factors(params, cache, dy), is_leaf=is_factor), dx
+        factors, dx = self.factored(params, cache, dy)
+        return jax.tree.map(grad, factors, is_leaf=is_factor), dx
+
+    def factored(self, params: Params, cache: Cache, dy: Any) -> tuple[Tree, Any]:
+        """Both `factors` and `pull`. A leaf in which they share work states this alone."""
+        return self.factors(params, cache, dy), self.pull(params, cache, dy)
 
     def pull(self, params: Params, cache: Cache, dy: Any) -> Any:
         """dx alone: the cotangent pulled back through this layer."""
+        if type(self).factored is not Layer.factored:
+            return self.factored(params, cache, dy)[1]
         raise NotImplementedError(
             f"{type(self).__name__} must define pull(params, cache, dy) -> dx, "
             "or backward(params, cache, dy) -> (grads, dx)"
@@ -172,7 +179,8 @@ class Layer(Printed):
 
     def factors(self, params: Params, cache: Cache, dy: Any) -> Tree:
         """A tree like `params` whose leaves are factors of the gradients (see `jnn.factors`)."""
-        del params, cache, dy
+        if type(self).factored is not Layer.factored:
+            return self.factored(params, cache, dy)[0]
         return {}
 
     def observe(self, state: State, cache: Cache) -> State:

@@ -3,6 +3,7 @@
 from jnn.layers.activations import ELU, SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from jnn.layers.dense import Dense
 from jnn.layers.dropout import Dropout
+from jnn.layers.example_norms import GroupNorm, LayerNorm, RMSNorm
 from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
 from jnn.layers.normalization import BatchNorm
@@ -18,13 +19,16 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GroupNorm",
     "HardSigmoid",
     "HardSwish",
     "HardTanh",
+    "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
     "Maxout",
     "PReLU",
+    "RMSNorm",
     "ReLU",
     "ReLU6",
     "SiLU",

@@ -88,4 +88,6 @@ def grad(factor: Factor) -> jax.Array:
 
 def within(ids: jax.Array, rows: int) -> jax.Array:
     """`ids`, with `rows` for those that are no row of a table: JAX would count -1 from its end."""
+    # In a signed type that holds `rows`; unsigned numbers too large for it become negative.
+    ids = ids.astype(jnp.int64 if ids.dtype.itemsize == 8 else jnp.int32)
     return jnp.where((ids < 0) | (ids >= rows), rows, ids)

@@ -93,7 +93,8 @@ def example(row: Row, dtype: Any) -> Example:
     key = jax.random.key(0)
     x = jax.tree.map(normal, form(row, dtype), is_leaf=lambda v: isinstance(v, Below))
     params, state, y = jax.eval_shape(begin, key, x)
-    params, dy = jax.tree.map(normal, (params, y))
+    # An embedding, which is shown integers, does not know of this dtype.
+    params, dy = jax.tree.map(lambda v: normal(v).astype(dtype), (params, y))
     return Example(params, _observed(row.layer, key, params, x) if state else {}, x, dy)
 
 

@@ -3,6 +3,7 @@
 from jnn.layers.activations import ELU, SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from jnn.layers.dense import Dense
 from jnn.layers.dropout import Dropout
+from jnn.layers.embedding import Embedding, Positions, Rotary, Unembed
 from jnn.layers.example_norms import GroupNorm, LayerNorm, RMSNorm
 from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
@@ -18,6 +19,7 @@ __all__ = [
     "BatchNorm",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GroupNorm",
     "HardSigmoid",
@@ -28,12 +30,15 @@ __all__ = [
     "LogSoftmax",
     "Maxout",
     "PReLU",
+    "Positions",
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Rotary",
     "SiLU",
     "Sigmoid",
     "Softmax",
     "Softplus",
     "Tanh",
+    "Unembed",
 ]

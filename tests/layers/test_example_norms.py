@@ -9,13 +9,17 @@ from agreement import assert_agree
 import jnn
 from jnn.layer import LayerError
 
-KEY = jax.random.key(0)
+
+def begun(layer, x):
+    return layer.init(jax.random.key(0), x)[0]
+
+
 NORMS = [jnn.LayerNorm(), jnn.RMSNorm(), jnn.GroupNorm(2)]
 over_norms = pytest.mark.parametrize("layer", NORMS, ids=repr)
 
 
 def forward(layer, x):
-    return layer.forward(layer.init(KEY, x)[0], x, jnn.Eval())[0]
+    return layer.forward(begun(layer, x), x, jnn.Eval())[0]
 
 
 def test_layer_norm_is_its_formula(x64):
@@ -62,7 +66,7 @@ def test_an_offset_that_dwarfs_the_spread_costs_no_digits(layer):
 @over_norms
 def test_an_all_zero_example_has_finite_gradients(layer):
     x = jnp.zeros((2, 3, 4))
-    params, _ = layer.init(KEY, x)
+    params = begun(layer, x)
     y, cache = layer.forward(params, x, jnn.Eval())
     grads, dx = layer.backward(params, cache, jnp.ones_like(y))
     assert all(np.isfinite(v).all() for v in jax.tree.leaves((y, grads, dx)))
@@ -71,7 +75,7 @@ def test_an_all_zero_example_has_finite_gradients(layer):
 def test_the_cache_is_x_and_two_numbers_for_each_position():
     x = jnp.ones((2, 3, 4), jnp.bfloat16)
     layer = jnn.LayerNorm()
-    _, cache = layer.forward(layer.init(KEY, x)[0], x, jnn.Eval())
+    _, cache = layer.forward(begun(layer, x), x, jnn.Eval())
     assert {name: (v.shape, str(v.dtype)) for name, v in cache.items()} == {
         "x": ((2, 3, 4), "bfloat16"),
         "mean": ((2, 3, 1), "float32"),
@@ -102,12 +106,12 @@ def test_groups_that_are_no_positive_integer_are_refused(groups):
 )
 def test_an_x_without_such_channels_is_refused(layer, shape, message):
     with pytest.raises(LayerError, match=re.escape(message)):
-        layer.init(KEY, jnp.ones(shape))
+        begun(layer, jnp.ones(shape))
 
 
 @over_norms
 def test_parameters_of_other_inputs_are_refused(layer):
-    params, _ = layer.init(KEY, jnp.ones((2, 4)))
+    params = begun(layer, jnp.ones((2, 4)))
     with pytest.raises(LayerError, match=r"scale is float32 \(4,\); .* shape \(6,\)"):
         layer.forward(params, jnp.ones((2, 6)), jnn.Eval())
     with pytest.raises(LayerError, match="it must hold"):

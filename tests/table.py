@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from row import FLOAT32, Row, rearranged
-from rows import embedding, example_norms
+from rows import attention, embedding, example_norms
 from toys import Added, Centre, Noise
 
 import jnn
@@ -281,6 +281,7 @@ ROWS = [
     Row("mapped", jnn.Serial(jnn.Mapped(MLP), jnn.Dense(2)), (3, 2, 5)),
     *example_norms.ROWS,
     *embedding.ROWS,
+    *attention.ROWS,
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

@@ -222,7 +222,7 @@ def test_low_precision_keeps_its_dtype(row, dtype):
 
 
 @over_low_precision
-@pytest.mark.parametrize("row", [row for row in ROWS if row.rounding], ids=lambda row: row.name)
+@over_hand_written
 def test_low_precision_is_summed_in_float32(row, dtype):
     # Read off the program, for a CPU sums in float32 unasked.
     params, _, x, dy = example(row, dtype)

@@ -69,7 +69,9 @@ class MixedPrecision(Wrapper):
             object.__setattr__(self, name, dtype and dtype.name)
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
-        return super().init(key, jax.tree.map(lambda v: _form_as(v, self.params), x))
+        params, state = super().init(key, jax.tree.map(lambda v: _form_as(v, self.params), x))
+        # An embedding, which is shown integers, does not know of it.
+        return _cast(params, self.params), state
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         x = jax.tree.map(jnp.asarray, x)

@@ -1,6 +1,7 @@
 """The leaves: one file for each family of layers that contain maths."""
 
 from jnn.layers.activations import ELU, SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
+from jnn.layers.attention import Attention, CrossAttention
 from jnn.layers.dense import Dense
 from jnn.layers.dropout import Dropout
 from jnn.layers.embedding import Embedding, Positions, Rotary, Unembed
@@ -16,7 +17,9 @@ __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "Attention",
     "BatchNorm",
+    "CrossAttention",
     "Dense",
     "Dropout",
     "Embedding",

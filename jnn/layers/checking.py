@@ -1,5 +1,6 @@
 """The checks of arguments that leaves have in common."""
 
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -21,7 +22,7 @@ def check_whole(layer: Layer, name: str, least: int = 1) -> None:
 def check_positive(layer: Layer, name: str) -> None:
     """Refuses a field that is no positive finite number; a numpy scalar would decide a dtype."""
     value = getattr(layer, name)
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < float("inf"):
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
         fail(layer, f"{name} is {value!r}; it must be a positive finite number")
     object.__setattr__(layer, name, float(value))
 

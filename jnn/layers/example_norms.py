@@ -56,7 +56,7 @@ class ExampleNorm(Layer):
         del mode
         x = floating(self, x)
         self._check_axes(x)
-        check_params(self, params, dict.fromkeys(self._names(), x.shape[-1:]))
+        check_params(self, params, dict.fromkeys(self._names(), tuple(x.shape[-1:])))
         check_dtype(self, x, params)
         shifted, axes = self._shifted(x)
         cache = {"x": x}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jnn.convolutions import Window, swapped, weigh
 from jnn.precision import accumulator, matmul
 
 
@@ -54,7 +55,26 @@ class Scatter:
     rows: int
 
 
-Factor = Outer | Affine | Scatter
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["x", "d"], meta_fields=["window", "transposed"]
+)
+@dataclass(frozen=True)
+class Unfolded:
+    """The gradient of a convolution's weights, x being what it was given.
+
+        dw = sum over examples and positions of (what an output sees of x) (x) d
+
+    Shapes: x (n, ..., in), d (n, ..., out), dw (kernel, in / groups, out). Of a transposed one x is
+    the cotangent and d what the layer was given, and dw (kernel, out / groups, in) as it stands.
+    """
+
+    x: jax.Array
+    d: jax.Array
+    window: Window
+    transposed: bool = False
+
+
+Factor = Outer | Affine | Scatter | Unfolded
 
 
 def is_factor(node: object) -> bool:
@@ -73,6 +93,10 @@ def grad(factor: Factor) -> jax.Array:
     >>> grad(Scatter(ids=jnp.array([0, 2, 2]), d=jnp.ones((3, 1)), rows=3)).tolist()
     [[1.0], [0.0], [2.0]]
     """
+    factor = jax.tree.map(jnp.asarray, factor)
+    if isinstance(factor, Unfolded):
+        dw = weigh(factor.x, factor.d, factor.window).astype(factor.d.dtype)
+        return swapped(dw, factor.window.groups) if factor.transposed else dw
     d = factor.d.reshape(-1, factor.d.shape[-1])
     if isinstance(factor, Outer):
         return matmul(factor.a.reshape(-1, factor.a.shape[-1]).T, d)

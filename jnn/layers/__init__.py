@@ -2,6 +2,7 @@
 
 from jnn.layers.activations import ELU, SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from jnn.layers.attention import Attention, CrossAttention
+from jnn.layers.convolution import Conv, ConvTranspose
 from jnn.layers.dense import Dense
 from jnn.layers.dropout import Dropout
 from jnn.layers.embedding import Embedding, Positions, Rotary, Unembed
@@ -9,6 +10,7 @@ from jnn.layers.example_norms import GroupNorm, LayerNorm, RMSNorm
 from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
 from jnn.layers.normalization import BatchNorm
+from jnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from jnn.layers.reshaping import Flatten
 from jnn.layers.softmax import LogSoftmax, Softmax
 from jnn.layers.units import Maxout, PReLU
@@ -18,12 +20,16 @@ __all__ = [
     "GELU",
     "SELU",
     "Attention",
+    "AvgPool",
     "BatchNorm",
+    "Conv",
+    "ConvTranspose",
     "CrossAttention",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool",
     "GroupNorm",
     "HardSigmoid",
     "HardSwish",
@@ -31,6 +37,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
+    "MaxPool",
     "Maxout",
     "PReLU",
     "Positions",

@@ -261,8 +261,10 @@ def each_axis(sizes: Sizes, axes: int) -> tuple[int, ...]:
 
 def check_sizes(layer: Layer, name: str) -> None:
     """Refuses a field that is neither a positive integer nor a tuple of these."""
-    value = getattr(layer, name)
-    several = value if isinstance(value, tuple | list) and value else (value,)
+    value: Any = getattr(layer, name)
+    several: tuple[Any, ...] = (
+        tuple(value) if isinstance(value, tuple | list) and value else (value,)
+    )
     if not all(_is_whole(v) and v >= 1 for v in several):
         fail(layer, f"{name} is {value!r}; it must be a positive integer, or a tuple of these")
     whole = tuple(int(v) for v in several)
@@ -271,19 +273,16 @@ def check_sizes(layer: Layer, name: str) -> None:
 
 def check_padding(layer: Any) -> None:
     """Refuses a padding that is none."""
-    padding = layer.padding
-    if isinstance(padding, str) and padding.upper() in ("SAME", "VALID"):
-        object.__setattr__(layer, "padding", padding.upper())
-        return
-    pairs = (padding,) if _is_whole(padding) else padding
-    try:
-        numbers = [
-            n for pair in pairs for n in (pair if isinstance(pair, tuple | list) else [pair])
-        ]
-        right = numbers and all(_is_whole(n) and n >= 0 for n in numbers)
-        value = tuple((int(low), int(high)) for low, high in pairs) if pairs is padding else padding
-    except (TypeError, ValueError):
-        right, value = False, padding
+    padding: Any = layer.padding
+    value, right = padding, False
+    if isinstance(padding, str):
+        value = padding.upper()
+        right = value in ("SAME", "VALID")
+    elif _is_whole(padding):
+        right = padding >= 0
+    elif isinstance(padding, tuple | list):
+        value = tuple(tuple(pair) if isinstance(pair, tuple | list) else () for pair in padding)
+        right = all(len(pair) == 2 and all(_is_whole(n) and n >= 0 for n in pair) for pair in value)
     if not right:
         fail(
             layer,

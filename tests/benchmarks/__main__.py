@@ -6,6 +6,7 @@ import sys
 import jax
 import layers
 import mlp
+import networks
 import optimizers
 import sweeps
 from harness import table
@@ -15,7 +16,14 @@ names = sys.argv[1:]
 print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
-BENCHES = mlp.nets() | layers.leaves() | sweeps.sweeps() | optimizers.checks() | compared.checks()
+BENCHES = (
+    mlp.nets()
+    | networks.networks()
+    | layers.leaves()
+    | sweeps.sweeps()
+    | optimizers.checks()
+    | compared.checks()
+)
 for title, bench in BENCHES.items():
     if not names or any(name in title for name in names):
         result = bench()

@@ -44,6 +44,9 @@ from jnn.layer import Eval, Layer, LayerError, Train
 from jnn.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     SELU,
     Attention,
     AvgPool,
@@ -97,8 +100,11 @@ from jnn.training import Diverged, fit, run
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
     "L1",
     "L2",
+    "LSTM",
+    "RNN",
     "SELU",
     "Attention",
     "AvgPool",

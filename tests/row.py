@@ -39,7 +39,7 @@ class Row(NamedTuple):
     name: str
     layer: Layer
     # Of x, an array of floating-point numbers; or the entries of x, where it is a tuple.
-    shape: tuple[int, ...] | Below | tuple[tuple[int, ...] | Below, ...]
+    shape: tuple[int, ...] | Below | tuple[Any, ...]
     two_modes: bool = False  # whether evaluation is another function than training
     # None where the arithmetic is not jnn's own: a combinator has none, a lifted function is yours.
     rounding: Rounding | None = None
@@ -55,12 +55,14 @@ def rearranged(params, x, dy, y, u):
 def form(row: Row, dtype: Any) -> Any:
     """x as shapes and dtypes, an entry that holds integers as Below."""
 
-    def formed(entry: Any) -> Any:
-        return entry if isinstance(entry, Below) else jax.ShapeDtypeStruct(entry, dtype)
+    def formed(shape: Any) -> Any:
+        if isinstance(shape, Below):
+            return shape
+        if all(isinstance(n, int) for n in shape):
+            return jax.ShapeDtypeStruct(shape, dtype)
+        return tuple(map(formed, shape))
 
-    shape = row.shape
-    single = isinstance(shape, Below) or all(isinstance(n, int) for n in shape)
-    return formed(shape) if single else tuple(map(formed, shape))
+    return formed(row.shape)
 
 
 class Example(NamedTuple):

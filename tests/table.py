@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from row import FLOAT32, Row, rearranged
-from rows import attention, convolution, embedding, example_norms
+from rows import attention, convolution, embedding, example_norms, recurrent
 from toys import Added, Centre, Noise
 
 import jnn
@@ -283,6 +283,7 @@ ROWS = [
     *embedding.ROWS,
     *attention.ROWS,
     *convolution.ROWS,
+    *recurrent.ROWS,
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

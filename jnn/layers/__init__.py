@@ -11,6 +11,7 @@ from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
 from jnn.layers.normalization import BatchNorm
 from jnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+from jnn.layers.recurrent import GRU, LSTM, RNN
 from jnn.layers.reshaping import Flatten
 from jnn.layers.softmax import LogSoftmax, Softmax
 from jnn.layers.units import Maxout, PReLU
@@ -18,6 +19,9 @@ from jnn.layers.units import Maxout, PReLU
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "Attention",
     "AvgPool",

@@ -166,7 +166,8 @@ class Layer(Printed):
 
     def factored(self, params: Params, cache: Cache, dy: Any) -> tuple[Tree, Any]:
         """Both `factors` and `pull`. A leaf in which they share work states this alone."""
-        return self.factors(params, cache, dy), self.pull(params, cache, dy)
+        dx = self.pull(params, cache, dy)  # first, for it looks at dy
+        return self.factors(params, cache, dy), dx
 
     def pull(self, params: Params, cache: Cache, dy: Any) -> Any:
         """dx alone: the cotangent pulled back through this layer."""

@@ -52,6 +52,26 @@ def rearranged(params, x, dy, y, u):
     return np.zeros_like(y), {}, np.zeros_like(x)
 
 
+def sums(layer: Layer) -> Rounding:
+    """Every number is a sum in float32, rounded once; what is summed are the terms of the layer
+    itself for magnitudes."""
+
+    def rounding(params, x, dy, y, u):
+        sizes = jax.tree.map(lambda v: jnp.asarray(np.abs(v)), (params, x, dy))
+        size_y, cache = layer.forward(*sizes[:2], jnn.Eval())
+        size_grads, size_dx = layer.backward(sizes[0], cache, sizes[2])
+        grads, dx = layer.backward(params, layer.forward(params, x, jnn.Eval())[1], jnp.asarray(dy))
+        # No sum has more terms than there are numbers.
+        terms = max(x.size, dy.size)
+
+        def once(total, size):
+            return u * np.abs(total) + (1 + u) * (terms + 2) * FLOAT32 * np.asarray(size)
+
+        return once(y, size_y), jax.tree.map(once, grads, size_grads), once(dx, size_dx)
+
+    return rounding
+
+
 def form(row: Row, dtype: Any) -> Any:
     """x as shapes and dtypes, an entry that holds integers as Below."""
 

@@ -5,8 +5,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from row import FLOAT32, Row, rearranged
-from rows import attention, convolution, embedding, example_norms, recurrent
-from toys import Added, Centre, Noise
+from rows import attention, convolution, embedding, example_norms, projection, recurrent, shapes
+from toys import Centre, Noise
 
 import jnn
 
@@ -211,9 +211,8 @@ RANDOM = jnn.Serial(jnn.Dense(5, bias=False), Centre(), Noise(), jnn.Tanh())
 PROJECTED = jnn.Residual(jnn.Dense(3), jnn.Tanh(), projection=jnn.Dense(3, bias=False))
 
 
-BRANCHED = jnn.Branch(jnn.Dense(3), jnn.Serial(jnn.Dense(3), jnn.Tanh()), join=Added())
 SIAMESE = jnn.Shared(
-    jnn.Serial(jnn.Branch(("a", MLP), ("b", MLP), join=Added()), jnn.Tanh()),
+    jnn.Serial(jnn.Branch(("a", MLP), ("b", MLP), join=jnn.Sum()), jnn.Tanh()),
     {"branch1.b": "branch1.a"},
 )
 LIFTED = jnn.lift(ones, wave)
@@ -271,7 +270,6 @@ ROWS = [
     Row("serial of state and chance", TOYS, (4, 5), two_modes=True),
     Row("residual", jnn.Residual(jnn.Dense(5), jnn.Tanh()), (4, 5)),
     Row("residual with projection", PROJECTED, (4, 5)),
-    Row("branch", BRANCHED, (4, 5)),
     Row("named", jnn.Named("head", jnn.Dense(3)), (4, 5)),
     Row("repeat", jnn.Repeat(jnn.Serial(jnn.Dense(5), jnn.Tanh()), 3), (4, 5)),
     Row("repeat of state and chance", jnn.Repeat(RANDOM, 2), (4, 5), two_modes=True),
@@ -284,6 +282,8 @@ ROWS = [
     *attention.ROWS,
     *convolution.ROWS,
     *recurrent.ROWS,
+    *shapes.ROWS,
+    *projection.ROWS,
     Row("lift", LIFTED, (4, 5), lifted=True),
     Row("lift in serial", jnn.Serial(jnn.Dense(3), LIFTED, jnn.Dense(2)), (4, 5), lifted=True),
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jnn.layer import Layer, Train, check_cotangent, form, formed
+from jnn.layer import Layer, Train, check_cotangent
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,3 @@ class Noise(Layer):
     def pull(self, params, cache, dy):
         check_cotangent(self, dy, cache)
         return cache * dy
-
-
-@dataclass(frozen=True)
-class Added(Layer):
-    """The sum of two arrays."""
-
-    def forward(self, params, x, mode):
-        a, b = x
-        return a + b, form(a)
-
-    def pull(self, params, cache, dy):
-        check_cotangent(self, dy, formed(cache))
-        return dy, dy

@@ -9,10 +9,12 @@ from jnn.layers.embedding import Embedding, Positions, Rotary, Unembed
 from jnn.layers.example_norms import GroupNorm, LayerNorm, RMSNorm
 from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
+from jnn.layers.joining import Concatenate, Product, Sum
 from jnn.layers.normalization import BatchNorm
 from jnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+from jnn.layers.projection import Einsum
 from jnn.layers.recurrent import GRU, LSTM, RNN
-from jnn.layers.reshaping import Flatten
+from jnn.layers.reshaping import Flatten, Identity, Last, Pad, Reshape, Transpose
 from jnn.layers.softmax import LogSoftmax, Softmax
 from jnn.layers.units import Maxout, PReLU
 
@@ -26,11 +28,13 @@ __all__ = [
     "Attention",
     "AvgPool",
     "BatchNorm",
+    "Concatenate",
     "Conv",
     "ConvTranspose",
     "CrossAttention",
     "Dense",
     "Dropout",
+    "Einsum",
     "Embedding",
     "Flatten",
     "GlobalAvgPool",
@@ -38,21 +42,28 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "HardTanh",
+    "Identity",
+    "Last",
     "LayerNorm",
     "LeakyReLU",
     "LogSoftmax",
     "MaxPool",
     "Maxout",
     "PReLU",
+    "Pad",
     "Positions",
+    "Product",
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Reshape",
     "Rotary",
     "SiLU",
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Sum",
     "Tanh",
+    "Transpose",
     "Unembed",
 ]

@@ -19,6 +19,14 @@ def check_whole(layer: Layer, name: str, least: int = 1) -> None:
     object.__setattr__(layer, name, int(value))
 
 
+def check_integer(layer: Layer, name: str) -> None:
+    """Refuses a field that is no integer, such as an axis; it is kept as Python's own."""
+    value = getattr(layer, name)
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        fail(layer, f"{name} is {value!r}; it must be an integer, -1 for the last axis")
+    object.__setattr__(layer, name, int(value))
+
+
 def check_positive(layer: Layer, name: str) -> None:
     """Refuses a field that is no positive finite number; a numpy scalar would decide a dtype."""
     value = getattr(layer, name)

@@ -1,31 +1,9 @@
 """Rows of convolutions and pooling."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from row import FLOAT32, Row, rearranged
+from row import FLOAT32, Row, rearranged, sums
 
 import jnn
-
-
-def sums(layer):
-    """Every number is a sum in float32, rounded once; what is summed are the terms of the layer
-    itself for magnitudes."""
-
-    def rounding(params, x, dy, y, u):
-        sizes = jax.tree.map(lambda v: jnp.asarray(np.abs(v)), (params, x, dy))
-        size_y, cache = layer.forward(*sizes[:2], jnn.Eval())
-        size_grads, size_dx = layer.backward(sizes[0], cache, sizes[2])
-        grads, dx = layer.backward(params, layer.forward(params, x, jnn.Eval())[1], jnp.asarray(dy))
-        # No sum has more terms than there are numbers.
-        terms = max(x.size, dy.size)
-
-        def once(total, size):
-            return u * np.abs(total) + (1 + u) * (terms + 2) * FLOAT32 * np.asarray(size)
-
-        return once(y, size_y), jax.tree.map(once, grads, size_grads), once(dx, size_dx)
-
-    return rounding
 
 
 def overlapping(params, x, dy, y, u):

@@ -101,9 +101,9 @@ from jnn.losses import (
 )
 from jnn.penalties import L1, L2, ElasticNet
 from jnn.rates import find_learning_rate
-from jnn.report import summary
 from jnn.sanity import sanity
 from jnn.search import ensemble, sweep
+from jnn.summaries import summary
 from jnn.training import Diverged, fit, run
 
 __all__ = [

@@ -38,8 +38,9 @@ from jnn.layers import (
 from jnn.losses import Loss, SoftmaxCrossEntropy
 from jnn.optimizers import Optimizer
 from jnn.penalties import L2
-from jnn.report import follow, show, summary
+from jnn.report import follow, show
 from jnn.schedules import cosine
+from jnn.summaries import summary
 from jnn.training import GRADIENTS, run, start
 
 ACTIVATIONS = {

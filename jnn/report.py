@@ -1,16 +1,10 @@
-"""What a person sees in a terminal: the network as a table, and a run as it goes."""
+"""What a person sees in a terminal of a run as it goes."""
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import jax
-
-from jnn.layer import Cache, Eval, Layer, Mode, Params
-from jnn.tables import table
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,93 +73,3 @@ def show(doing: str) -> AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True).status(doing)
-
-
-class Row(NamedTuple):
-    """One leaf layer in a `summary`."""
-
-    path: str
-    layer: Layer
-    shape: tuple[int, ...]  # of the output, for one example
-    parameters: int
-    cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already
-
-
-class Summary(tuple[Row, ...]):
-    """The rows of a `summary`; as a string, a table with totals."""
-
-    def __str__(self) -> str:
-        head = ("layer", "kind", "output", "parameters", "cache bytes an example")
-        rows = [
-            (
-                row.path,
-                repr(row.layer),
-                "x".join(str(d) for d in row.shape),
-                f"{row.parameters:,}",
-                f"{row.cache_bytes:,}",
-            )
-            for row in self
-        ]
-        size, kept = sum(row.parameters for row in self), sum(row.cache_bytes for row in self)
-        return table(head, rows, ("total", "", "", f"{size:,}", f"{kept:,}"), left=2)
-
-
-def summary(net: Layer, x: Any) -> Summary:
-    """The leaves of a network as they meet an example like x[0]: shapes, parameters, cache bytes.
-
-    Nothing is computed: shapes are traced. Where two layers keep the same array, as a ReLU its
-    output and the Dense after it its input, it is counted once, with the first.
-
-    >>> import jax.numpy as jnp, jnn
-    >>> print(summary(jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3)), jnp.ones((1, 4))))
-    layer   kind       output  parameters  cache bytes an example
-    -------------------------------------------------------------
-    dense1  Dense(16)      16          80                      16
-    relu1   ReLU()         16           0                      64
-    dense2  Dense(3)        3          51                       0
-    -------------------------------------------------------------
-    total                             131                      80
-    """
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise ValueError(
-            f"summary: x is a {type(x).__name__}; give examples (n, ...), or one's shape "
-            "as a jax.ShapeDtypeStruct"
-        )
-    rows: list[Row] = []
-    seen: list[Any] = []  # the arrays themselves: an id may be used again once they are gone
-
-    def record(path: str, layer: Layer, params: Params, y: Any, cache: Cache) -> None:
-        new = [leaf for leaf in jax.tree.leaves(cache) if not any(leaf is s for s in seen)]
-        seen.extend(new)
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        rows.append(Row(path, layer, y.shape[1:], size, sum(leaf.nbytes for leaf in new)))
-
-    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-
-    def trace(key: jax.Array, x: jax.Array) -> jax.Array:
-        params, state = net.init(key, x)
-        return _recording(net, (), record).forward(params, x, Eval(state))[0]
-
-    jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
-    return Summary(rows)
-
-
-@dataclass(frozen=True)
-class _Recorder(Layer):
-    """A leaf that tells what passes through it."""
-
-    path: str
-    layer: Layer
-    record: Callable[[str, Layer, Params, Any, Cache], None]
-
-    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
-        y, cache = self.layer.forward(params, x, mode)
-        self.record(self.path, self.layer, params, y, cache)
-        return y, cache
-
-
-def _recording(layer: Layer, path: tuple[str, ...], record: Callable[..., None]) -> Layer:
-    """The network with every leaf replaced by one that calls `record`."""
-    if not layer.children:
-        return _Recorder(".".join(path) or "net", layer, record)
-    return layer.map(lambda name, child: _recording(child, (*path, name), record))

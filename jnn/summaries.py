@@ -1,0 +1,166 @@
+"""A network as a table: shapes, parameters, work and memory, leaf by leaf."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from jnn.compose.repeat import Repeat
+from jnn.layer import Cache, Eval, Layer, Mode, Params, below
+from jnn.tables import table
+
+Shapes = tuple[int, ...] | tuple[Any, ...]
+WIDEST = 28  # characters of a layer in the printed table
+
+
+class Row(NamedTuple):
+    """One leaf layer in a `summary`; numbers are of all copies where it is repeated."""
+
+    path: str
+    layer: Layer
+    shape: Shapes  # of the output for one example, or of each where there are several
+    parameters: int  # not counting those that an earlier layer has already
+    flops: int  # of the forward pass of one example: 2 for each multiply and add in products
+    cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already
+    copies: int = 1  # how often `Repeat` has it
+
+
+class Summary(tuple[Row, ...]):
+    """The rows of a `summary`; as a string, a table with totals."""
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "output", "parameters", "FLOPs", "cache bytes")
+        rows = [
+            (
+                row.path + f" x {row.copies}" * (row.copies > 1),
+                _cut(repr(row.layer)),
+                _shown(row.shape),
+                *(f"{number:,}" for number in row[3:6]),
+            )
+            for row in self
+        ]
+        names = ("parameters", "flops", "cache_bytes")
+        totals = [f"{sum(getattr(row, name) for row in self):,}" for name in names]
+        return table(head, rows, ("total", "", "", *totals), left=2)
+
+
+def summary(net: Layer, x: Any) -> Summary:
+    """The leaves of a network as they meet one example of a batch like x.
+
+    Nothing is computed: shapes are traced. FLOPs are those of matrix products and convolutions in
+    the forward pass, 2 for each multiply and add; the backward pass takes about twice as many. The
+    cache is what the backward pass needs. Both are of one example. Where two layers keep the same
+    array, as a ReLU its output and the Dense after it its input, it is counted once, with the
+    first; and so are parameters in several places. Leaves within `Repeat` have the numbers of all
+    copies; those within `Mapped` the numbers of one slice.
+
+    `x` may be a tree of arrays, or of jax.ShapeDtypeStruct. Raises ValueError where it is neither.
+
+    >>> import jax.numpy as jnp, jnn
+    >>> print(summary(jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3)), jnp.ones((1, 4))))
+    layer   kind       output  parameters  FLOPs  cache bytes
+    ---------------------------------------------------------
+    dense1  Dense(16)      16          80    128           16
+    relu1   ReLU()         16           0      0           64
+    dense2  Dense(3)        3          51     96            0
+    ---------------------------------------------------------
+    total                             131    224           80
+    """
+    for v in jax.tree.leaves(x):
+        if not hasattr(v, "shape") or not hasattr(v, "dtype"):
+            raise ValueError(
+                f"summary: x is a {type(x).__name__} that holds a {type(v).__name__}; give "
+                "examples (n, ...), or their shapes as a jax.ShapeDtypeStruct"
+            )
+    rows: dict[str, Row] = {}
+    seen: list[Any] = []  # the arrays themselves: an id may be used again once they are gone
+
+    def new(tree: Any) -> list[Any]:
+        found = [leaf for leaf in jax.tree.leaves(tree) if not any(leaf is s for s in seen)]
+        seen.extend(found)
+        return found
+
+    def record(
+        path: str, copies: int, layer: Layer, flops: int, params: Params, y: Any, cache: Cache
+    ) -> None:
+        shapes = tuple(leaf.shape[1:] for leaf in jax.tree.leaves(y))
+        size = sum(leaf.size for leaf in new(params))
+        kept = sum(leaf.nbytes for leaf in new(cache))
+        shape = shapes[0] if len(shapes) == 1 else shapes
+        # By path, for JAX may trace the body of a loop more than once.
+        rows[path] = Row(path, layer, shape, copies * size, copies * flops, copies * kept, copies)
+
+    example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype), x)
+
+    def trace(key: jax.Array, x: Any) -> Any:
+        params, state = net.init(key, x)
+        return _recording(net, (), 1, record).forward(params, x, Eval(state))[0]
+
+    jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
+    return Summary(rows.values())
+
+
+@dataclass(frozen=True)
+class _Recorder(Layer):
+    """A leaf that tells what passes through it."""
+
+    path: str
+    copies: int
+    layer: Layer
+    record: Callable[..., None]
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        y, cache = self.layer.forward(params, x, mode)
+        flops = _flops(jax.make_jaxpr(self.layer.forward)(params, x, mode).jaxpr)
+        self.record(self.path, self.copies, self.layer, flops, params, y, cache)
+        return y, cache
+
+
+def _recording(
+    layer: Layer, path: tuple[str, ...], copies: int, record: Callable[..., None]
+) -> Layer:
+    """The network with every leaf replaced by one that calls `record`."""
+    if not layer.children:
+        return _Recorder(".".join(path) or "net", copies, layer, record)
+    within = copies * layer.n if isinstance(layer, Repeat) else copies
+    return layer.map(lambda name, child: _recording(child, below(path, name), within, record))
+
+
+def _flops(jaxpr: Any) -> int:
+    """Of the products in a program, those of a loop as often as it runs."""
+    found = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (summed, _), _ = eqn.params["dimension_numbers"]
+            lhs = eqn.invars[0].aval.shape
+            found += 2 * eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in summed)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel, out = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec[0]
+            each = kernel.size // kernel.shape[out]
+            # Of zeros that are put between the numbers of x nothing is computed.
+            spread = math.prod(eqn.params["lhs_dilation"])
+            found += 2 * eqn.outvars[0].aval.size * each // spread
+        inner = [v for v in jax.tree.leaves(eqn.params, is_leaf=_is_program) if _is_program(v)]
+        counts = [_flops(getattr(v, "jaxpr", v)) for v in inner]
+        if eqn.primitive.name == "cond":
+            found += max(counts)
+        else:
+            found += sum(counts) * eqn.params.get("length", 1)
+    return found
+
+
+def _is_program(v: Any) -> bool:
+    return hasattr(v, "eqns") or hasattr(getattr(v, "jaxpr", None), "eqns")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
+
+
+def _shown(shape: Any) -> str:
+    """2x3 for one shape, (2x3, 4) for several."""
+    if any(isinstance(part, tuple) for part in shape):
+        return f"({', '.join(map(_shown, shape))})"
+    return "x".join(map(str, shape))

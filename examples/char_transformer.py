@@ -12,11 +12,10 @@ nats per character, where guessing among 65 characters costs 4.17.
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jnn
 from jnn.data.text import Text, Vocabulary, read_text, windows
@@ -72,7 +71,7 @@ def transformer(
 
 
 @partial(jax.jit, static_argnums=0)
-def continued(net: jnn.Layer, params: jnn.layer.Params, window: jax.Array, key: jax.Array):
+def continued(net: jnn.Layer, params: Any, window: jax.Array, key: jax.Array):
     """The characters that come after `window`, each drawn from what the network makes of it."""
 
     def step(window: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +107,7 @@ def main(
     optimizer = jnn.optimizers.chain(
         jnn.optimizers.clip_norm(1.0), jnn.optimizers.adamw(rate, b2=0.99, decay=0.1)
     )
-    history, written = [], ""
+    history, written, parameters = [], "", 0
     run = jnn.run(
         net,
         jnn.SoftmaxCrossEntropy(),
@@ -123,13 +122,14 @@ def main(
         if progress.validation is None:
             continue
         history.append(progress._replace(state=None))
+        parameters = sum(p.size for p in jax.tree.leaves(progress.state.params))
         key = jax.random.fold_in(jax.random.key(1), progress.step)
         ids = continued(net, progress.state.params, jnp.asarray(held_out[:length]), key)
         written = vocabulary.decode(ids)
         print(f"epoch {progress.epoch:.0f}: validation loss {progress.validation.loss:.3f}")
         print("\n".join(f"    | {line}" for line in written.splitlines()), flush=True)
     losses = [progress.validation.loss for progress in history if progress.validation]
-    found = Result(losses, written, sum(p.size for p in jax.tree.leaves(progress.state.params)))
+    found = Result(losses, written, parameters)
     sheet = jnn.plots.learning_curves(
         history, f"{found.parameters:,} parameters write text at {losses[-1]:.2f} nats a character"
     )

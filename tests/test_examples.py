@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -163,6 +164,28 @@ def test_uncorrected_adam_takes_long_first_steps(tmp_path):
     np.testing.assert_allclose(uncorrected.sizes, formula, rtol=1e-5)
     ratio = np.median(uncorrected.losses, axis=0) / np.median(corrected.losses, axis=0)
     assert (ratio[:3] < 0.7).all() and (ratio[-2:] > 2).all()
+
+
+def test_a_transformer_learns_to_write(tmp_path):
+    small = {"layers": 2, "width": 32, "heads": 2, "length": 32, "epochs": 2, "limit": 40_000}
+    found = run("char_transformer", tmp_path, **small)
+    assert found.losses[-1] < found.losses[0] < 3.6  # of ln 100 for guessing
+    assert len(found.text) == 300
+
+
+def test_convolutions_know_as_much_of_digits_as_dense_layers(tmp_path):
+    found = run("residual_cnn", tmp_path, width=8, epochs=4)
+    assert found["residual"].accuracies[-1] > 0.95
+    assert found["residual"].parameters < found["plain"].parameters
+
+
+def test_networks_train_within_other_libraries_and_theirs_within_jnn(tmp_path):
+    for peer in ("equinox", "flax", "optax", "safetensors"):
+        pytest.importorskip(peer)
+    # The peers leave the dtypes of sums to JAX.
+    with jax.numpy_dtype_promotion("standard"):
+        found = run("interchange", tmp_path)
+    assert all(losses[-1] < 0.3 * losses[0] for losses in found.values())
 
 
 def test_every_example_is_tested():

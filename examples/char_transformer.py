@@ -90,7 +90,7 @@ def main(
     width: int = 128,
     heads: int = 4,
     length: int = 128,
-    epochs: int = 8,
+    epochs: int = 3,
     dropout: float = 0.0,
     lr: float = 3e-3,
     limit: int | None = None,

@@ -123,6 +123,7 @@ def main(
     sheet = jnn.plots.lines(
         curves, "epoch", "test accuracy, %", title=f"convolutions are {ahead:.1f} points ahead"
     )
+    sheet.axes[0].set_yscale("linear")
     jnn.plots.save(sheet, picture)
     print(f"picture in {picture}")
     return found

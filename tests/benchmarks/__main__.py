@@ -9,6 +9,7 @@ import mlp
 import networks
 import optimizers
 import sweeps
+import torch_agreement
 from harness import table
 from mutations import compared
 
@@ -17,7 +18,8 @@ print(
     f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Python {platform.python_version()}"
 )
 BENCHES = (
-    mlp.nets()
+    torch_agreement.agreement()
+    | mlp.nets()
     | networks.networks()
     | layers.leaves()
     | sweeps.sweeps()

@@ -46,6 +46,9 @@ class Recurrent(Layer):
 
     def __post_init__(self) -> None:
         check_whole(self, "features")
+        for name in ("final", "reverse"):
+            if not isinstance(getattr(self, name), bool):
+                fail(self, f"{name} is {getattr(self, name)!r}; it must be True or False")
         check_initializer(self, "weight")
         check_initializer(self, "recurrent")
 
@@ -120,13 +123,15 @@ class Recurrent(Layer):
             dy, real, old, new, kept = at
             dnew = d[0] + dy.astype(wide), *d[1:]
             dz, da, dold = self.back(dnew, old, new, kept)
-            dz, da = (v.astype(dtype) for v in _chosen(real, (dz, da), (0, 0)))
-            dold = dold[0] + _product(da, params["u"].T), *dold[1:]
-            return _chosen(real, dold, d), (dz, da)
+            # Where they are one array it is stacked once.
+            both = (dz,) if dz is da else (dz, da)
+            both = tuple(_chosen(real, v, 0).astype(dtype) for v in both)
+            dold = dold[0] + _product(both[-1], params["u"].T), *dold[1:]
+            return _chosen(real, dold, d), both
 
         steps = _by_time((jnp.asarray(dy), mask, old, seen, cache["kept"]))
-        d, pairs = jax.lax.scan(one, d, steps, reverse=not self.reverse)
-        dz, da = _by_time(pairs)
+        d, both = jax.lax.scan(one, d, steps, reverse=not self.reverse)
+        dz, da = _by_time((both[0], both[-1]))
         factors = {"w": Outer(x, dz), "u": Outer(old[0].astype(dtype), da)} | self._biases(dz, da)
         dx = matmul(dz, params["w"].T)
         if initial is not None:
@@ -212,7 +217,7 @@ class RNN(Recurrent):
     features) too, whose mask may be None; y (n, t, features), w (in, features), u (features,
     features), b (features,). dx as x, None for the mask.
     Cache: x, the mask, what was given to begin with, and h of every step.
-    Low precision: sums in float32, and h is carried in it; what is multiplied is rounded.
+    Low precision: sums in float32, and h is carried and kept in it; what is multiplied is rounded.
     Source: Elman 1990, "Finding structure in time".
 
     Raises LayerError, a ValueError, where features is not a positive integer, x is not (n, t, in),

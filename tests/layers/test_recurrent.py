@@ -173,6 +173,8 @@ H = jnp.ones((2, 3))
     "make, x, message",
     [
         (lambda: jnn.RNN(0), X, "features is 0; it must be a positive integer"),
+        (lambda: jnn.RNN(3, reverse="no"), X, "reverse is 'no'; it must be True or False"),
+        (lambda: jnn.GRU(3, final=1), X, "final is 1; it must be True or False"),
         (lambda: jnn.GRU(3, weight=0), X, "weight is 0; it must be an initializer"),
         (lambda: jnn.LSTM(3, recurrent=1), X, "recurrent is 1; it must be an initializer"),
         (lambda: jnn.RNN(3), X[0], "it must be (n, t, in), t steps of n sequences"),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jnn.compose.mapped import Mapped
 from jnn.compose.repeat import Repeat
 from jnn.layer import Cache, Eval, Layer, Mode, Params, below
 from jnn.tables import table
@@ -16,7 +17,7 @@ WIDEST = 28  # characters of a layer in the printed table
 
 
 class Row(NamedTuple):
-    """One leaf layer in a `summary`; numbers are of all copies where it is repeated."""
+    """One leaf layer in a `summary`; numbers are of all its uses in a `Repeat` or a `Mapped`."""
 
     path: str
     layer: Layer
@@ -24,7 +25,7 @@ class Row(NamedTuple):
     parameters: int  # not counting those that an earlier layer has already
     flops: int  # of the forward pass of one example: 2 for each multiply and add in products
     cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already
-    copies: int = 1  # how often `Repeat` has it
+    uses: int = 1  # its copies in `Repeat`, times the slices of `Mapped`
 
 
 class Summary(tuple[Row, ...]):
@@ -34,7 +35,7 @@ class Summary(tuple[Row, ...]):
         head = ("layer", "kind", "output", "parameters", "FLOPs", "cache bytes")
         rows = [
             (
-                row.path + f" x {row.copies}" * (row.copies > 1),
+                row.path + f" x {row.uses}" * (row.uses > 1),
                 _cut(repr(row.layer)),
                 _shown(row.shape),
                 *(f"{number:,}" for number in row[3:6]),
@@ -43,7 +44,7 @@ class Summary(tuple[Row, ...]):
         ]
         names = ("parameters", "flops", "cache_bytes")
         totals = [f"{sum(getattr(row, name) for row in self):,}" for name in names]
-        return table(head, rows, ("total", "", "", *totals), left=2)
+        return table(head, rows, ("total", "of one example", "", *totals), left=2)
 
 
 def summary(net: Layer, x: Any) -> Summary:
@@ -54,19 +55,19 @@ def summary(net: Layer, x: Any) -> Summary:
     cache is what the backward pass needs. Both are of one example. Where two layers keep the same
     array, as a ReLU its output and the Dense after it its input, it is counted once, with the
     first; and so are parameters in several places. Leaves within `Repeat` have the numbers of all
-    copies; those within `Mapped` the numbers of one slice.
+    copies; those within `Mapped` of all slices, which share their parameters.
 
     `x` may be a tree of arrays, or of jax.ShapeDtypeStruct. Raises ValueError where it is neither.
 
     >>> import jax.numpy as jnp, jnn
     >>> print(summary(jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3)), jnp.ones((1, 4))))
-    layer   kind       output  parameters  FLOPs  cache bytes
-    ---------------------------------------------------------
-    dense1  Dense(16)      16          80    128           16
-    relu1   ReLU()         16           0      0           64
-    dense2  Dense(3)        3          51     96            0
-    ---------------------------------------------------------
-    total                             131    224           80
+    layer   kind            output  parameters  FLOPs  cache bytes
+    --------------------------------------------------------------
+    dense1  Dense(16)           16          80    128           16
+    relu1   ReLU()              16           0      0           64
+    dense2  Dense(3)             3          51     96            0
+    --------------------------------------------------------------
+    total   of one example                 131    224           80
     """
     for v in jax.tree.leaves(x):
         if not hasattr(v, "shape") or not hasattr(v, "dtype"):
@@ -83,49 +84,77 @@ def summary(net: Layer, x: Any) -> Summary:
         return found
 
     def record(
-        path: str, copies: int, layer: Layer, flops: int, params: Params, y: Any, cache: Cache
+        place: _Place, layer: Layer, flops: int, params: Params, y: Any, cache: Cache
     ) -> None:
         shapes = tuple(leaf.shape[1:] for leaf in jax.tree.leaves(y))
         size = sum(leaf.size for leaf in new(params))
         kept = sum(leaf.nbytes for leaf in new(cache))
         shape = shapes[0] if len(shapes) == 1 else shapes
         # By path, for JAX may trace the body of a loop more than once.
-        rows[path] = Row(path, layer, shape, copies * size, copies * flops, copies * kept, copies)
+        path, uses = ".".join(place.path) or "net", place.copies * place.slices
+        rows[path] = Row(path, layer, shape, place.copies * size, uses * flops, uses * kept, uses)
 
     example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype), x)
 
     def trace(key: jax.Array, x: Any) -> Any:
         params, state = net.init(key, x)
-        return _recording(net, (), 1, record).forward(params, x, Eval(state))[0]
+        return _recording(net, _Place(), record).forward(params, x, Eval(state))[0]
 
     jax.eval_shape(trace, jax.eval_shape(jax.random.key, 0), example)
     return Summary(rows.values())
+
+
+class _Place(NamedTuple):
+    """Where a layer is, and how often."""
+
+    path: tuple[str, ...] = ()
+    copies: int = 1
+    slices: int = 1
 
 
 @dataclass(frozen=True)
 class _Recorder(Layer):
     """A leaf that tells what passes through it."""
 
-    path: str
-    copies: int
+    place: _Place
     layer: Layer
     record: Callable[..., None]
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         y, cache = self.layer.forward(params, x, mode)
         flops = _flops(jax.make_jaxpr(self.layer.forward)(params, x, mode).jaxpr)
-        self.record(self.path, self.copies, self.layer, flops, params, y, cache)
+        self.record(self.place, self.layer, flops, params, y, cache)
         return y, cache
 
 
-def _recording(
-    layer: Layer, path: tuple[str, ...], copies: int, record: Callable[..., None]
-) -> Layer:
+@dataclass(frozen=True)
+class _Slicer(Layer):
+    """A `Mapped` whose leaves are replaced once it is seen how many slices there are."""
+
+    place: _Place
+    layer: Mapped
+    record: Callable[..., None]
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        slices = self.place.slices * jax.tree.leaves(x)[0].shape[self.layer.axis]
+        within = _within(self.layer, self.place._replace(slices=slices), self.record)
+        return within.forward(params, x, mode)
+
+
+def _recording(layer: Layer, place: _Place, record: Callable[..., None]) -> Layer:
     """The network with every leaf replaced by one that calls `record`."""
     if not layer.children:
-        return _Recorder(".".join(path) or "net", copies, layer, record)
-    within = copies * layer.n if isinstance(layer, Repeat) else copies
-    return layer.map(lambda name, child: _recording(child, below(path, name), within, record))
+        return _Recorder(place, layer, record)
+    if isinstance(layer, Mapped):
+        return _Slicer(place, layer, record)
+    copies = place.copies * (layer.n if isinstance(layer, Repeat) else 1)
+    return _within(layer, place._replace(copies=copies), record)
+
+
+def _within(layer: Layer, place: _Place, record: Callable[..., None]) -> Layer:
+    return layer.map(
+        lambda name, child: _recording(child, place._replace(path=below(place.path, name)), record)
+    )
 
 
 def _flops(jaxpr: Any) -> int:

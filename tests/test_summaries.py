@@ -31,7 +31,7 @@ def test_summary_counts_what_init_makes():
 def test_the_table_fits_80_columns_and_has_totals():
     lines = str(summary(NET, jnp.ones((1, 2, 5)))).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[-1].split() == ["total", "84", "156", "64"]
+    assert lines[-1].split() == ["total", "of", "one", "example", "84", "156", "64"]
 
 
 @pytest.mark.parametrize("x", [{"w": 1}, (1, 5)])
@@ -54,15 +54,33 @@ def test_what_is_repeated_is_counted_as_often_and_what_is_shared_once():
     )
     assert rows["unembed1"].parameters == 0 and rows["unembed1"].flops == 2 * 7 * 8 * 11
     dense = rows["repeat1.dense1"]
-    assert (dense.copies, dense.parameters, dense.flops) == (3, 3 * 72, 3 * 2 * 7 * 8 * 8)
+    assert (dense.uses, dense.parameters, dense.flops) == (3, 3 * 72, 3 * 2 * 7 * 8 * 8)
     # Four projections, scores and their product with the values.
     assert rows["repeat1.attention1"].flops == 3 * 2 * (4 * 7 * 8 * 8 + 2 * 7 * 7 * 8)
     assert "repeat1.dense1 x 3" in str(summary(net, tokens))
 
 
-def test_cache_bytes_are_those_of_the_cache():
-    net = jnn.Repeat(jnn.Serial(jnn.Dense(4), jnn.Tanh()), 3)
-    x = jnp.ones((1, 4))
+def test_what_is_mapped_is_counted_for_every_slice_and_its_parameters_once():
+    frames = jnp.ones((2, 5, 3, 4))
+    inner = jnn.Mapped(jnn.Repeat(jnn.Dense(4), 2))
+    rows = summary(jnn.Serial(jnn.Mapped(inner), jnn.Flatten(), jnn.Dense(3)), frames)
+    assert [row.path for row in rows] == ["mapped1", "flatten1", "dense1"]
+    dense = rows[0]
+    assert (dense.uses, dense.parameters, dense.shape) == (30, 2 * 20, (4,))
+    assert (dense.flops, dense.cache_bytes) == (30 * 2 * 4 * 4, 30 * 4 * 4)
+    assert "mapped1 x 30" in str(rows)
+
+
+@pytest.mark.parametrize(
+    "net, shape",
+    [
+        (jnn.Repeat(jnn.Serial(jnn.Dense(4), jnn.Tanh()), 3), (1, 4)),
+        (jnn.Mapped(jnn.Serial(jnn.Dense(4), jnn.Tanh())), (1, 5, 4)),
+        (jnn.Mapped(jnn.Dense(4), axis=-2), (1, 2, 5, 4)),
+    ],
+)
+def test_cache_bytes_are_those_of_the_cache(net, shape):
+    x = jnp.ones(shape)
     params, state = net.init(jax.random.key(0), x)
     _, cache = net.forward(params, x, jnn.Eval(state))
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))

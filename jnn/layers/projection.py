@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -78,14 +79,16 @@ class Einsum(Layer):
         sizes: Any = self.sizes
         several = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,)
         new = self._axes().new
-        whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in several)
+        whole = all(
+            isinstance(v, Integral) and not isinstance(v, bool) and int(v) > 0 for v in several
+        )
         if not whole or len(several) != len(new):
             fail(
                 self,
                 f"sizes is {sizes!r}; it must be a tuple of positive integers, one for each of the "
                 f"new axes {', '.join(new)}",
             )
-        object.__setattr__(self, "sizes", several)
+        object.__setattr__(self, "sizes", tuple(int(v) for v in several))
         check_initializer(self, "weight")
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -79,11 +80,14 @@ class Identity(Layer):
 
     def pull(self, params: Params, cache: Any, dy: Any) -> Any:
         del params
-        x = jax.tree.map(formed, cache)
-        moving = jax.tree.map(lambda v: jnp.issubdtype(v.dtype, jnp.floating), x)
-        if all(jax.tree.leaves(moving)):
-            check_cotangent(self, dy, x)
-        return jax.tree.map(lambda moves, d: d if moves else None, moving, dy)
+        dx = jax.tree.map(_moving, dy)
+        check_cotangent(self, dx, jax.tree.map(lambda v: _moving(formed(v)), cache))
+        return dx
+
+
+def _moving(v: Any) -> Any:
+    """None for an array of integers, which has no cotangent."""
+    return v if jnp.issubdtype(getattr(v, "dtype", jnp.float32), jnp.floating) else None
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,8 @@ class Pad(Layer):
     `pairs` has a pair (before, after) for each of these.
     Cache: the shape of x, as an array of no bytes.
 
-    Raises LayerError, a ValueError, where pairs are not pairs of integers of at least 0, x has not
-    as many axes after the first, is not floating point, or dy is not like y.
+    Raises LayerError, a ValueError, where pairs are not pairs of integers of at least 0, value is
+    no number, x has not as many axes after the first, is not floating point, or dy is not like y.
 
     >>> Pad(((1, 2),), value=9).forward({}, jnp.zeros((1, 2)), None)[0].tolist()
     [[9.0, 0.0, 0.0, 9.0, 9.0]]
@@ -216,6 +220,8 @@ class Pad(Layer):
                 "at least 0, one for each axis after the first",
             )
         object.__setattr__(self, "pairs", tuple((int(a), int(b)) for a, b in pairs))
+        if not isinstance(self.value, Real) or isinstance(self.value, bool):
+            fail(self, f"value is {self.value!r}; it must be a number")
         object.__setattr__(self, "value", float(self.value))
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
@@ -289,4 +295,4 @@ def _at(last: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _is_whole(v: Any) -> bool:
-    return isinstance(v, int | np.integer) and not isinstance(v, bool)
+    return isinstance(v, Integral) and not isinstance(v, bool)

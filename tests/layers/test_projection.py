@@ -46,6 +46,11 @@ def test_a_bias_is_added_to_the_new_axes(x64):
     assert_agree(y, want + b.reshape(2, 3).T[:, None], 1e-14)
 
 
+def test_sizes_may_be_numpys_and_are_kept_as_pythons():
+    layer = jnn.Einsum("nd,dh->nh", (np.int64(2),))
+    assert layer == jnn.Einsum("nd,dh->nh", 2) and repr(layer) == "Einsum('nd,dh->nh', (2,))"
+
+
 @pytest.mark.parametrize(
     "equation, sizes, x, message",
     [

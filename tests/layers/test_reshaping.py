@@ -62,6 +62,9 @@ def test_the_identity_takes_trees_and_integers():
     assert y == x
     dx = jnn.Identity().pull({}, cache, (X, None))
     assert dx[1] is None and dx[0] is X
+    for dy in ((X[:1], None), (None, None), X):
+        with pytest.raises(LayerError, match="dy is not like the output"):
+            jnn.Identity().pull({}, cache, dy)
 
 
 def test_the_last_position_is_the_last_real_one_wherever_padding_is():
@@ -90,6 +93,7 @@ def test_of_a_sequence_without_a_real_position_there_is_nothing():
         (lambda: jnn.Transpose((1, 2, 3)), X, "it must have 3 axes after the first"),
         (lambda: jnn.Pad(((1, -1),)), X, "it must be a tuple of pairs (before, after)"),
         (lambda: jnn.Pad(((1, 1),)), X, "it must have 1 axes after the first"),
+        (lambda: jnn.Pad(((1, 1),), "0"), X, "value is '0'; it must be a number"),
         (lambda: jnn.Last(), X[:, :0], "it must be (n, t, ...), with a position or more"),
         (lambda: jnn.Last(), (X, X), "it must be booleans (2, 3), True where x is real"),
         (lambda: jnn.Last(), (X, None), "mask is a NoneType; it must be booleans (2, 3)"),

@@ -5,7 +5,7 @@
 A jnn network becomes an ordinary JAX function with `as_function`, its hand-written backward pass
 included, and so a part of a Flax module (NNX or Linen) or of an Equinox one. `lift` makes a layer
 of anybody's function. Optimizers are (init, update) pairs either way: optax trains jnn's networks
-in `jnn.fit`. Parameters are nested dicts, which safetensors stores as they are. Needs the peers:
+in `jnn.fit`. Parameters are pytrees, which safetensors stores under dotted names. Needs the peers:
 pip install -e '.[bench]'.
 """
 # pyright: reportMissingImports=false, reportArgumentType=false
@@ -125,36 +125,20 @@ def theirs_in_jnn() -> tuple[list[float], Any]:
     import flax.linen as nn
     import optax
 
+    # Linen keeps parameters apart from the module already.
     dense = nn.Dense(32)
-    linear = eqx.filter_eval_shape(eqx.nn.Linear, 32, 10, key=jax.random.key(0))
-    _, rest = eqx.partition(linear, lambda v: isinstance(v, jax.ShapeDtypeStruct))
+    linen = jnn.lift(lambda key, x: dense.init(key, jnp.zeros(x.shape)), dense.apply)
 
-    def begin_linear(key: Any, x: Any) -> Any:
-        arrays, _ = eqx.partition(eqx.nn.Linear(32, 10, key=key), eqx.is_array)
-        return {"weight": arrays.weight, "bias": arrays.bias}
+    # An Equinox module is parted into its arrays, which are the parameters, and the rest.
+    def linear(key: Any) -> Any:
+        return eqx.nn.Linear(32, 10, key=key)
 
-    def apply_linear(params: Any, x: Any) -> Any:
-        arrays = eqx.tree_at(
-            lambda m: (m.weight, m.bias),
-            rest,
-            tuple(params[k] for k in ORDER),
-            is_leaf=lambda v: v is None,
-        )
-        return jax.vmap(arrays)(x)
-
-    ORDER = ("weight", "bias")  # noqa: N806
-    net = jnn.Serial(
-        jnn.Flatten(),
-        (
-            "linen",
-            jnn.lift(
-                lambda key, x: dense.init(key, jnp.zeros(x.shape))["params"],
-                lambda params, x: dense.apply({"params": params}, x),
-            ),
-        ),
-        jnn.GELU(),
-        ("equinox", jnn.lift(begin_linear, apply_linear)),
+    rest = eqx.filter(linear(jax.random.key(0)), eqx.is_array, inverse=True)
+    equinox = jnn.lift(
+        lambda key, x: eqx.filter(linear(key), eqx.is_array),
+        lambda params, x: jax.vmap(eqx.combine(params, rest))(x),
     )
+    net = jnn.Serial(jnn.Flatten(), ("linen", linen), jnn.GELU(), ("equinox", equinox))
     run = jnn.run(
         net,
         jnn.SoftmaxCrossEntropy(),

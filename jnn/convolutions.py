@@ -19,7 +19,7 @@ from itertools import product
 import jax
 import jax.numpy as jnp
 
-from jnn.precision import accumulator
+from jnn.precision import accumulator, wide_matmul
 
 FORMS = ("lax", "unfolded")
 FEW = 32  # inputs that an output sees, up to which XLA's convolution is slower on a CPU
@@ -53,8 +53,7 @@ def conv(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     few = window.groups == 1 and math.prod(w.shape[:-1]) <= FEW
     if _form(window, "unfolded" if few else "lax") == "lax":
         return _lax(x, w, window.stride, window.padding, (1,) * len(window.kernel), window)
-    seen = _unfolded(x, window)
-    return _grouped_matmul(seen, _grouped_weights(w, window), window)
+    return _grouped_matmul(_unfolded(x, window), _grouped_weights(w, window), window)
 
 
 def pull(dy: jax.Array, w: jax.Array, window: Window, spatial: tuple[int, ...]) -> jax.Array:
@@ -70,13 +69,13 @@ def pull(dy: jax.Array, w: jax.Array, window: Window, spatial: tuple[int, ...]) 
         flipped = jnp.flip(swapped(w, window.groups), range(len(window.kernel)))
         return _lax(dy, flipped, (1,) * len(window.kernel), tuple(pads), window.stride, window)
     weights = jnp.swapaxes(_grouped_weights(w, window), -1, -2)
-    seen = _grouped_matmul(dy, weights, window)
+    back = _grouped_matmul(dy, weights, window)
     size = math.prod(window.kernel)
-    into = seen.shape[-1] // window.groups // size
-    parts = seen.reshape(*seen.shape[:-1], window.groups, size, into)
+    into = back.shape[-1] // window.groups // size
+    parts = back.reshape(*back.shape[:-1], window.groups, size, into)
     channels = window.groups * into
     around = tuple(low + n + high for n, (low, high) in zip(spatial, window.padding, strict=True))
-    dx = jnp.zeros((len(dy), *around, channels), seen.dtype)
+    dx = jnp.zeros((len(dy), *around, channels), back.dtype)
     for i, at in enumerate(places(window, dy.shape[1:-1])):
         dx = dx.at[(slice(None), *at)].add(parts[..., i, :].reshape(*dy.shape[:-1], channels))
     return padded(dx, tuple((-low, -high) for low, high in window.padding))
@@ -91,8 +90,8 @@ def weigh(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     shape = (*window.kernel, x.shape[-1] // window.groups, dy.shape[-1])
 
     def some(x: jax.Array, dy: jax.Array) -> jax.Array:
-        seen = _unfolded(x, window)
-        pairs = (_by_group(a.reshape(-1, a.shape[-1]), window) for a in (seen, dy))
+        both = _unfolded(x, window), dy
+        pairs = (_by_group(a.reshape(-1, a.shape[-1]), window) for a in both)
         dw = jnp.einsum("mgi,mgo->igo", *pairs, preferred_element_type=accumulator(dy.dtype))
         return dw.reshape(shape)
 
@@ -170,13 +169,17 @@ def _lax_weigh(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 def _unfolded(x: jax.Array, window: Window) -> jax.Array:
     """What every output sees: (n, ..., groups kernel in/groups), a group's numbers together."""
-    outputs = window.lengths(x.shape[1:-1])
-    around = padded(x, window.padding)
-    parts = [around[(slice(None), *at)] for at in places(window, outputs)]
+    parts = seen(x, window)
     if window.groups == 1:
         return jnp.concatenate(parts, axis=-1)
     apart = [_by_group(part, window) for part in parts]
-    return _joined(jnp.stack(apart, axis=-2), 3)
+    return jax.lax.collapse(jnp.stack(apart, axis=-2), -3)
+
+
+def seen(x: jax.Array, window: Window) -> list[jax.Array]:
+    """For every place in the kernel, what all outputs see of x there."""
+    around = padded(x, window.padding)
+    return [around[(slice(None), *at)] for at in places(window, window.lengths(x.shape[1:-1]))]
 
 
 def places(window: Window, outputs: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -200,17 +203,13 @@ def _grouped_weights(w: jax.Array, window: Window) -> jax.Array:
 
 def _grouped_matmul(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """x (..., groups i) by w (groups, i, o): (..., groups o), in float32 or wider."""
-    wide = accumulator(x.dtype)
     if window.groups == 1:
-        return jnp.matmul(x, w[0], preferred_element_type=wide)
-    y = jnp.einsum("...gi,gio->...go", _by_group(x, window), w, preferred_element_type=wide)
-    return _joined(y, 2)
+        return wide_matmul(x, w[0])
+    y = jnp.einsum(
+        "...gi,gio->...go", _by_group(x, window), w, preferred_element_type=accumulator(x.dtype)
+    )
+    return jax.lax.collapse(y, -2)
 
 
 def _by_group(x: jax.Array, window: Window) -> jax.Array:
     return x.reshape(*x.shape[:-1], window.groups, x.shape[-1] // window.groups)
-
-
-def _joined(x: jax.Array, axes: int) -> jax.Array:
-    """x with its last axes made one."""
-    return x.reshape(*x.shape[:-axes], math.prod(x.shape[-axes:]))

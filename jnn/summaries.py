@@ -12,7 +12,6 @@ from jnn.compose.repeat import Repeat
 from jnn.layer import Cache, Eval, Layer, Mode, Params, below
 from jnn.tables import table
 
-Shapes = tuple[int, ...] | tuple[Any, ...]
 WIDEST = 28  # characters of a layer in the printed table
 
 
@@ -21,7 +20,7 @@ class Row(NamedTuple):
 
     path: str
     layer: Layer
-    shape: Shapes  # of the output for one example, or of each where there are several
+    shape: tuple[Any, ...]  # of the output for one example, or of each where there are several
     parameters: int  # not counting those that an earlier layer has already
     flops: int  # of the forward pass of one example: 2 for each multiply and add in products
     cache_bytes: int  # for one example, not counting arrays that an earlier layer keeps already

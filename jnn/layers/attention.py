@@ -34,7 +34,7 @@ from jnn.layers.checking import (
 )
 from jnn.layers.dropout import Dropout
 from jnn.layers.embedding import rotated
-from jnn.precision import accumulator, matmul
+from jnn.precision import accumulator, matmul, wide_matmul
 
 Cache = dict[str, Any]
 
@@ -102,7 +102,8 @@ class Attends(Layer):
         dropped, drop = p, None
         if self.dropout:
             dropped, drop = Dropout(self.dropout).forward({}, p.astype(scores.dtype), mode)
-        o = _joined(jnp.swapaxes(_product(dropped.astype(x.dtype), v), 1, 2).astype(x.dtype))
+        o = jnp.swapaxes(_product(dropped.astype(x.dtype), v), 1, 2).astype(x.dtype)
+        o = jax.lax.collapse(o, 2)  # the heads side by side
         cache = {"x": x, "z": z, "q": q, "k": k, "v": v, "p": p, "drop": drop, "o": o}
         cache["mask"] = None if mask is None else form(mask)
         return matmul(o, params["o"]["w"], params["o"].get("b")), cache
@@ -122,7 +123,7 @@ class Attends(Layer):
         dq, dk, dv = _product(ds, k), _summed(ds, q, k), _summed(dropped, do, v)
         dq, dk, dv = (jnp.swapaxes(a, 1, 2).astype(x.dtype) for a in (dq, dk, dv))
         dq, dk = (self._placed(a, back=True) for a in (dq, dk))
-        dq, dk, dv = (_joined(a) for a in (dq, dk, dv))
+        dq, dk, dv = (jax.lax.collapse(a, 2) for a in (dq, dk, dv))
         if z is None:
             dx, dz, z = _pulled(params, {"q": dq, "k": dk, "v": dv}), None, x
         else:
@@ -320,14 +321,14 @@ def _softmax(scores: jax.Array, allowed: jax.Array | None) -> jax.Array:
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """a (n, heads, t, i) by b (n, kv, i, j), which heads next to each other share; in float32."""
-    y = _wide_matmul(_grouped(a, b.shape[1]), b)
+    y = wide_matmul(_grouped(a, b.shape[1]), b)
     return y.reshape(*a.shape[:3], b.shape[-1])
 
 
 def _summed(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     """a^T b for a (n, heads, t, s), b (n, heads, t, d), summed over heads that share `like`."""
     kv = like.shape[1]
-    return _wide_matmul(_grouped(a, kv).mT, _grouped(b, kv))
+    return wide_matmul(_grouped(a, kv).mT, _grouped(b, kv))
 
 
 def _grouped(a: jax.Array, kv: int) -> jax.Array:
@@ -336,25 +337,16 @@ def _grouped(a: jax.Array, kv: int) -> jax.Array:
     return a.reshape(n, kv, heads // kv * t, i)
 
 
-def _wide_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype))
-
-
 def _split(a: jax.Array, heads: int) -> jax.Array:
     """(n, t, heads d) as (n, t, heads, d)."""
     return a.reshape(*a.shape[:-1], heads, a.shape[-1] // heads)
-
-
-def _joined(a: jax.Array) -> jax.Array:
-    """(n, t, heads, d) as (n, t, heads d)."""
-    return a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1])
 
 
 def _projected(params: Params, names: str, x: jax.Array) -> list[jax.Array]:
     """x by several projections, in one product."""
     w = [params[name]["w"] for name in names]
     ends = list(accumulate(one.shape[1] for one in w))[:-1]
-    parts = jnp.split(_wide_matmul(x, jnp.concatenate(w, axis=1)), ends, axis=-1)
+    parts = jnp.split(wide_matmul(x, jnp.concatenate(w, axis=1)), ends, axis=-1)
     b = [params[name].get("b") for name in names]
     parts = [y if b is None else y + b.astype(y.dtype) for y, b in zip(parts, b, strict=True)]
     return [y.astype(x.dtype) for y in parts]

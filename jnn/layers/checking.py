@@ -10,19 +10,23 @@ import jax.numpy as jnp
 from jnn.layer import Layer, Params, fail, form_of, shape_of
 
 
-def check_whole(layer: Layer, name: str, least: int = 1) -> None:
-    """Refuses a field that is no integer of at least `least`; it is kept as Python's own."""
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, Python's or numpy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_whole(layer: Layer, name: str) -> None:
+    """Refuses a field that is no positive integer; it is kept as Python's own."""
     value = getattr(layer, name)
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        must = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        fail(layer, f"{name} is {value!r}; it must be {must}")
+    if not is_whole(value) or value < 1:
+        fail(layer, f"{name} is {value!r}; it must be a positive integer")
     object.__setattr__(layer, name, int(value))
 
 
 def check_integer(layer: Layer, name: str) -> None:
     """Refuses a field that is no integer, such as an axis; it is kept as Python's own."""
     value = getattr(layer, name)
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not is_whole(value):
         fail(layer, f"{name} is {value!r}; it must be an integer, -1 for the last axis")
     object.__setattr__(layer, name, int(value))
 
@@ -47,7 +51,7 @@ def check_initializer(layer: Layer, name: str) -> None:
 
 
 def check_params(layer: Layer, params: Params, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses parameters that are not a dict of arrays of these shapes and one floating dtype."""
+    """Refuses parameters that are not a dict of floating-point arrays of these shapes."""
     if not isinstance(params, Mapping) or set(params) != set(shapes):
         fail(layer, f"params is {form_of(params)}; it must hold {sorted(shapes)}, as init makes")
     for name, shape in shapes.items():

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jnn.convolutions import FORMS, Window, conv, pull, swapped
 from jnn.factors import Affine, Factor, Unfolded
@@ -21,7 +20,7 @@ from jnn.layer import (
     floating,
     shape_of,
 )
-from jnn.layers.checking import check_dtype, check_initializer, check_params, check_whole
+from jnn.layers.checking import check_dtype, check_initializer, check_params, check_whole, is_whole
 
 Sizes = int | tuple[int, ...]  # one for all axes, or one for each
 Padding = str | int | tuple[tuple[int, int], ...]
@@ -70,15 +69,15 @@ class Convolves(Layer):
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[jax.Array, jax.Array]:
         del mode
         x = floating(self, x)
-        lengths = self._lengths(x)
+        self._lengths(x)
         check_params(self, params, self._shapes(x))
         check_dtype(self, x, params)
-        y = self._product(x, params["w"], lengths)
+        y = self._product(x, params["w"])
         if self.bias:
             y = y + params["b"].astype(y.dtype)
         return y.astype(x.dtype), x
 
-    def _product(self, x: jax.Array, w: jax.Array, lengths: tuple[int, ...]) -> jax.Array:
+    def _product(self, x: jax.Array, w: jax.Array) -> jax.Array:
         """y without bias, in float32 or wider."""
         raise NotImplementedError
 
@@ -153,8 +152,7 @@ class Conv(Convolves):
     def window(self, x: Any) -> Window:
         return self._over(x.shape[1:-1])
 
-    def _product(self, x: jax.Array, w: jax.Array, lengths: tuple[int, ...]) -> jax.Array:
-        del lengths
+    def _product(self, x: jax.Array, w: jax.Array) -> jax.Array:
         return conv(x, w, self.window(x))
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
@@ -199,8 +197,8 @@ class ConvTranspose(Convolves):
     def window(self, x: Any) -> Window:
         return self._over(self._lengths(x))
 
-    def _product(self, x: jax.Array, w: jax.Array, lengths: tuple[int, ...]) -> jax.Array:
-        return pull(x, swapped(w, self.groups), self.window(x), lengths)
+    def _product(self, x: jax.Array, w: jax.Array) -> jax.Array:
+        return pull(x, swapped(w, self.groups), self.window(x), self._lengths(x))
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
         self._check_dy(cache, dy)
@@ -265,7 +263,7 @@ def check_sizes(layer: Layer, name: str) -> None:
     several: tuple[Any, ...] = (
         tuple(value) if isinstance(value, tuple | list) and value else (value,)
     )
-    if not all(_is_whole(v) and v >= 1 for v in several):
+    if not all(is_whole(v) and v >= 1 for v in several):
         fail(layer, f"{name} is {value!r}; it must be a positive integer, or a tuple of these")
     whole = tuple(int(v) for v in several)
     object.__setattr__(layer, name, whole if isinstance(value, tuple | list) else whole[0])
@@ -278,11 +276,11 @@ def check_padding(layer: Any) -> None:
     if isinstance(padding, str):
         value = padding.upper()
         right = value in ("SAME", "VALID")
-    elif _is_whole(padding):
+    elif is_whole(padding):
         right = padding >= 0
     elif isinstance(padding, tuple | list):
         value = tuple(tuple(pair) if isinstance(pair, tuple | list) else () for pair in padding)
-        right = all(len(pair) == 2 and all(_is_whole(n) and n >= 0 for n in pair) for pair in value)
+        right = all(len(pair) == 2 and all(is_whole(n) and n >= 0 for n in pair) for pair in value)
     if not right:
         fail(
             layer,
@@ -290,10 +288,6 @@ def check_padding(layer: Any) -> None:
             "tuple of pairs (before, after), one for each spatial axis",
         )
     object.__setattr__(layer, "padding", value)
-
-
-def _is_whole(v: Any) -> bool:
-    return isinstance(v, int | np.integer) and not isinstance(v, bool)
 
 
 def check_spatial(layer: Layer, x: Any) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jnn.layer import (
     form_of,
     shape_of,
 )
+from jnn.layers.checking import check_whole
 from jnn.precision import matmul
 
 
@@ -53,9 +53,7 @@ class Dense(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.features, Integral) and not isinstance(self.features, bool)
-        if not whole or self.features < 1:
-            fail(self, f"features is {self.features!r}; it must be a positive integer")
+        check_whole(self, "features")
         if not callable(self.weight):
             fail(
                 self,

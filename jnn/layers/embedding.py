@@ -45,7 +45,8 @@ class Embedding(Layer):
 
     Shapes: x (n, ...) of integers in [0, vocabulary), y (n, ..., features), w (vocabulary,
     features). w is in the default dtype of floats; cast it for another. `dx` is None.
-    Cache: x alone.
+    Cache: x, and the dtype of w, as an array of no bytes.
+    Source: Bengio et al. 2003, "A neural probabilistic language model".
 
     Raises LayerError, a ValueError, where vocabulary or features is not a positive integer, x does
     not hold integers, or dy is not like y.

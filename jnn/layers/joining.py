@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -139,7 +140,7 @@ class Concatenate(Joins):
         x = tuple(map(formed, cache))
         y = jax.eval_shape(lambda *v: jnp.concatenate(v, axis=self.axis), *x)
         check_cotangent(self, dy, y)
-        ends = [sum(v.shape[self.axis] for v in x[: i + 1]) for i in range(len(x) - 1)]
+        ends = list(accumulate(v.shape[self.axis] for v in x))[:-1]
         return tuple(jnp.split(jnp.asarray(dy), ends, axis=self.axis))
 
     def _without(self, v: Any) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from jnn.layer import (
     form_of,
     shape_of,
 )
+from jnn.layers.checking import check_positive
 from jnn.precision import accumulator
 
 
@@ -73,13 +74,11 @@ class BatchNorm(Layer):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
+        number = isinstance(self.momentum, Real) and not isinstance(self.momentum, bool)
+        if not number or not 0 <= self.momentum < 1:
             fail(self, f"momentum is {self.momentum!r}; it must be a number in [0, 1)")
-        if not _is_number(self.eps) or not 0 < self.eps < math.inf:
-            fail(self, f"eps is {self.eps!r}; it must be a positive finite number")
-        # Numpy scalars would decide the dtype of y.
         object.__setattr__(self, "momentum", float(self.momentum))
-        object.__setattr__(self, "eps", float(self.eps))
+        check_positive(self, "eps")
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
         del key
@@ -211,10 +210,6 @@ class BatchNorm(Layer):
                     f"x is {shape_of(x)} and {name} is {shape_of(p)}; it must have the dtype of x "
                     f"and shape {x.shape[-1:]}: give inputs like those that init was shown",
                 )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _standardised(cache: dict[str, jax.Array]) -> jax.Array:

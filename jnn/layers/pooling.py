@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.convolutions import Window, padded, places
+from jnn.convolutions import Window, padded, places, seen
 from jnn.layer import (
     Layer,
     Mode,
@@ -98,13 +98,13 @@ class MaxPool(Pools):
         del params, mode
         x = floating(self, x)
         window = self.window(x)
-        seen = _seen(x, window)
-        dtype = np.min_scalar_type(len(seen) - 1)
+        parts = seen(x, window)
+        dtype = np.min_scalar_type(len(parts) - 1)
         real = _real(window, x.shape[1:-1])
-        y, won = seen[0], jnp.zeros(seen[0].shape, dtype)
+        y, won = parts[0], jnp.zeros(parts[0].shape, dtype)
         # Padding may come first in a window; what is real replaces it whatever it is.
         best_is_real = real[0]
-        for i, (part, part_is_real) in enumerate(zip(seen[1:], real[1:], strict=True), 1):
+        for i, (part, part_is_real) in enumerate(zip(parts[1:], real[1:], strict=True), 1):
             better = (part > y) | (jnp.isnan(part) & ~jnp.isnan(y))
             if not np.all(part_is_real & best_is_real):
                 better = part_is_real & (better | ~best_is_real)
@@ -146,8 +146,8 @@ class AvgPool(Pools):
         del params, mode
         x = floating(self, x)
         window, wide = self.window(x), accumulator(x.dtype)
-        seen = [part.astype(wide) for part in _seen(x, window)]
-        y = sum(seen[1:], seen[0]) / _count(window, x).astype(wide)
+        parts = [part.astype(wide) for part in seen(x, window)]
+        y = sum(parts[1:], parts[0]) / _count(window, x).astype(wide)
         return y.astype(x.dtype), form(x)
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
@@ -194,12 +194,6 @@ class GlobalAvgPool(Layer):
         share = jnp.asarray(dy).astype(accumulator(x.dtype)) / math.prod(x.shape[1:-1])
         between = share.reshape(x.shape[0], *(1,) * (len(x.shape) - 2), x.shape[-1])
         return jnp.broadcast_to(between, x.shape).astype(x.dtype)
-
-
-def _seen(x: jax.Array, window: Window) -> list[jax.Array]:
-    """For every place in the window, what all outputs see there."""
-    around = padded(x, window.padding)
-    return [around[(slice(None), *at)] for at in places(window, window.lengths(x.shape[1:-1]))]
 
 
 def _real(window: Window, spatial: tuple[int, ...]) -> list[np.ndarray]:

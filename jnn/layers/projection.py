@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from jnn.layer import (
     floating,
     shape_of,
 )
-from jnn.layers.checking import check_dtype, check_initializer, check_params
+from jnn.layers.checking import check_dtype, check_initializer, check_params, is_whole
 from jnn.precision import matmul
 
 
@@ -79,9 +78,7 @@ class Einsum(Layer):
         sizes: Any = self.sizes
         several = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,)
         new = self._axes().new
-        whole = all(
-            isinstance(v, Integral) and not isinstance(v, bool) and int(v) > 0 for v in several
-        )
+        whole = all(is_whole(v) and v > 0 for v in several)
         if not whole or len(several) != len(new):
             fail(
                 self,
@@ -163,7 +160,9 @@ class Einsum(Layer):
     def _rows(self, x: jax.Array) -> jax.Array:
         """x with the axes that are kept, then one of all that are summed."""
         axes = self._axes()
-        return _joined(jnp.einsum(f"{axes.x}->{axes.kept}{axes.summed}", x), len(axes.summed))
+        return jax.lax.collapse(
+            jnp.einsum(f"{axes.x}->{axes.kept}{axes.summed}", x), -len(axes.summed)
+        )
 
     def _y(self, columns: jax.Array) -> jax.Array:
         """The y of such columns."""
@@ -174,9 +173,4 @@ class Einsum(Layer):
     def _columns(self, dy: jax.Array) -> jax.Array:
         """dy with the axes that are kept in the order of x, then one of all that are new."""
         axes = self._axes()
-        return _joined(jnp.einsum(f"{axes.y}->{axes.kept}{axes.new}", dy), len(axes.new))
-
-
-def _joined(v: jax.Array, last: int) -> jax.Array:
-    """v with so many of its last axes made one."""
-    return v.reshape(*v.shape[:-last], math.prod(v.shape[-last:]))
+        return jax.lax.collapse(jnp.einsum(f"{axes.y}->{axes.kept}{axes.new}", dy), -len(axes.new))

@@ -21,7 +21,7 @@ from jnn.layer import (
     unlike,
 )
 from jnn.layers.checking import check_dtype, check_initializer, check_params, check_whole
-from jnn.precision import accumulator, matmul
+from jnn.precision import accumulator, matmul, wide_matmul
 
 Hidden = tuple[jax.Array, ...]  # what is remembered, each (n, features): h, or h and c
 
@@ -88,11 +88,11 @@ class Recurrent(Layer):
         if mask is not None:
             # Padding may hold anything, NaN too, and 0 times NaN would be NaN in dw.
             x = jnp.where(mask[..., None], x, 0)
-        z = _product(x, params["w"]) + params["b"].astype(wide)
+        z = wide_matmul(x, params["w"]) + params["b"].astype(wide)
 
         def one(old: Hidden, at: Any) -> tuple[Hidden, Any]:
             z, real = at
-            a = _product(old[0].astype(x.dtype), params["u"])
+            a = wide_matmul(old[0].astype(x.dtype), params["u"])
             new, kept = self.step(z, a, old, params)
             new = _chosen(real, new, old)
             return new, (new, kept)
@@ -126,7 +126,7 @@ class Recurrent(Layer):
             # Where they are one array it is stacked once.
             both = (dz,) if dz is da else (dz, da)
             both = tuple(_chosen(real, v, 0).astype(dtype) for v in both)
-            dold = dold[0] + _product(both[-1], params["u"].T), *dold[1:]
+            dold = dold[0] + wide_matmul(both[-1], params["u"].T), *dold[1:]
             return _chosen(real, dold, d), both
 
         steps = _by_time((jnp.asarray(dy), mask, old, seen, cache["kept"]))
@@ -355,10 +355,6 @@ class LSTM(Recurrent):
         )
         dz = jnp.concatenate(parts, axis=-1)
         return dz, dz, (jnp.zeros_like(dh), dc * f)
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, preferred_element_type=accumulator(a.dtype))
 
 
 def _chosen(real: jax.Array | None, new: Tree, old: Tree) -> Tree:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jnn.layer import (
     formed,
     shape_of,
 )
+from jnn.layers.checking import is_whole
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Reshape(Layer):
 
     def __post_init__(self) -> None:
         shape: Any = self.shape
-        right = isinstance(shape, tuple | list) and all(_is_whole(v) for v in shape)
+        right = isinstance(shape, tuple | list) and all(is_whole(v) for v in shape)
         if not right or any(v < 1 and v != -1 for v in shape) or list(shape).count(-1) > 1:
             fail(
                 self,
@@ -164,7 +165,7 @@ class Transpose(Layer):
 
     def __post_init__(self) -> None:
         axes: Any = self.axes
-        right = isinstance(axes, tuple | list) and all(_is_whole(v) for v in axes)
+        right = isinstance(axes, tuple | list) and all(is_whole(v) for v in axes)
         if not right or sorted(axes) != list(range(1, len(axes) + 1)):
             fail(self, f"axes is {axes!r}; it must be (1, 2, ...) in some order; axis 0 stays")
         object.__setattr__(self, "axes", tuple(int(v) for v in axes))
@@ -210,7 +211,7 @@ class Pad(Layer):
         right = isinstance(pairs, tuple | list) and all(
             isinstance(pair, tuple | list)
             and len(pair) == 2
-            and all(_is_whole(v) and v >= 0 for v in pair)
+            and all(is_whole(v) and v >= 0 for v in pair)
             for pair in pairs
         )
         if not right:
@@ -292,7 +293,3 @@ def _at(last: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """True at these positions, (n, t, 1, ...)."""
     found = last[:, None] == jnp.arange(shape[1])
     return found.reshape(*found.shape, *(1,) * (len(shape) - 2))
-
-
-def _is_whole(v: Any) -> bool:
-    return isinstance(v, Integral) and not isinstance(v, bool)

@@ -1,13 +1,13 @@
 """Softmax and its logarithm: functions of all numbers along one axis together."""
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating, shape_of
+from jnn.layers.checking import check_integer
 from jnn.precision import accumulator
 
 
@@ -18,9 +18,7 @@ class OverAxis(Layer):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.axis, Integral) or isinstance(self.axis, bool):
-            fail(self, f"axis is {self.axis!r}; it must be an integer, -1 for the last axis")
-        object.__setattr__(self, "axis", int(self.axis))
+        check_integer(self, "axis")
 
     def f(self, x: jax.Array) -> jax.Array:
         """The function."""

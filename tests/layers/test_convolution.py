@@ -87,12 +87,8 @@ def test_a_transpose_of_valid_padding_gives_all_that_is_reached():
     assert layer.forward(begun(layer, x), x, jnn.Eval())[0].shape == (1, 2 * 3 + 2 * 2 + 1, 1)
 
 
-CASES = [
-    (kernel, stride, dilation, groups, padding)
-    for kernel, stride, dilation, groups, padding in product(
-        (1, 3), (1, 2), (1, 2), (1, 4), ((0, 0), (2, 1), (1, -1))
-    )
-]
+# Kernel, stride, dilation, groups, padding.
+CASES = list(product((1, 3), (1, 2), (1, 2), (1, 4), ((0, 0), (2, 1), (1, -1))))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jnn.compose.mapped import Mapped
+from jnn.compose.remat import Remat
 from jnn.compose.repeat import Repeat
 from jnn.layer import Cache, Eval, Layer, Mode, Params, below
 from jnn.tables import table
@@ -54,7 +55,8 @@ def summary(net: Layer, x: Any) -> Summary:
     cache is what the backward pass needs. Both are of one example. Where two layers keep the same
     array, as a ReLU its output and the Dense after it its input, it is counted once, with the
     first; and so are parameters in several places. Leaves within `Repeat` have the numbers of all
-    copies; those within `Mapped` of all slices, which share their parameters.
+    copies; those within `Mapped` of all slices, which share their parameters. Those within `Remat`
+    keep nothing, and its input, which is kept, has a row of its own.
 
     `x` may be a tree of arrays, or of jax.ShapeDtypeStruct. Raises ValueError where it is neither.
 
@@ -87,7 +89,7 @@ def summary(net: Layer, x: Any) -> Summary:
     ) -> None:
         shapes = tuple(leaf.shape[1:] for leaf in jax.tree.leaves(y))
         size = sum(leaf.size for leaf in new(params))
-        kept = sum(leaf.nbytes for leaf in new(cache))
+        kept = sum(leaf.nbytes for leaf in new(cache)) if place.kept else 0
         shape = shapes[0] if len(shapes) == 1 else shapes
         # By path, for JAX may trace the body of a loop more than once.
         path, uses = ".".join(place.path) or "net", place.copies * place.slices
@@ -109,6 +111,7 @@ class _Place(NamedTuple):
     path: tuple[str, ...] = ()
     copies: int = 1
     slices: int = 1
+    kept: bool = True  # what its leaves cache
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,30 @@ class _Slicer(Layer):
         return within.forward(params, x, mode)
 
 
+@dataclass(frozen=True)
+class _Rematerialized(Layer):
+    """A `Remat` that tells its input as what it keeps."""
+
+    place: _Place
+    layer: Remat
+    record: Callable[..., None]
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
+        within = _recording(self.layer.layer, self.place._replace(kept=False), self.record)
+        y, _ = within.forward(params, x, mode)
+        here = self.place._replace(path=below(self.place.path, "remat"))
+        self.record(here, self.layer, 0, {}, y, x)
+        return y, {}
+
+
 def _recording(layer: Layer, place: _Place, record: Callable[..., None]) -> Layer:
     """The network with every leaf replaced by one that calls `record`."""
     if not layer.children:
         return _Recorder(place, layer, record)
     if isinstance(layer, Mapped):
         return _Slicer(place, layer, record)
+    if isinstance(layer, Remat):
+        return _Rematerialized(place, layer, record)
     copies = place.copies * (layer.n if isinstance(layer, Repeat) else 1)
     return _within(layer, place._replace(copies=copies), record)
 

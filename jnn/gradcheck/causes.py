@@ -1,44 +1,19 @@
 """Why a gradient is wrong: hypotheses, cheap ones first, each of which must explain the error."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jnn.gradcheck.variants import Variant
+from jnn.gradcheck import changes
+from jnn.gradcheck.case import EXPLAINED, Case, Cause, listed, multiple, named, norm, same
 
-EXPLAINED = 1e-7  # of the gradient's norm may be left over
 DETOUR = 2e-6  # relative error of a computation that went through float32
 ENOUGH, SMOOTH = 12, 0.4  # elements; of the variation of a shuffled sequence, that of a smooth one
 FEW = 0.5  # of the elements wrong, and no more, is "some", unless more is known of them
-TWO = 200  # edges of which all pairs are tried
-
-
-class Cause(NamedTuple):
-    """A key of `report.CAUSES`, and the sentence that says more."""
-
-    cause: str
-    message: str
-    source: str = ""
-
-
-class Case(NamedTuple):
-    """One leaf whose gradient is wrong, and what is known around it."""
-
-    path: str
-    hand: np.ndarray
-    exact: np.ndarray
-    wrong: np.ndarray  # which elements
-    others: Mapping[str, np.ndarray]  # the exact gradients of the other leaves
-    known: Mapping[str, np.ndarray]  # arguments, outputs, cotangents by name
-    constants: Mapping[str, float]  # by name, to recognise a factor by
-    integers: Mapping[str, np.ndarray]  # the arguments that hold integers, by name
-    examples: Callable[[], np.ndarray | None]  # each example's part of the exact gradient
-    # The primal's variants, the gradient that each gives, and whether those of the other leaves
-    # are what the function gives too.
-    variants: Callable[[], list[tuple[Variant, np.ndarray, bool]]]
 
 
 def explain(case: Case) -> Cause:
@@ -52,11 +27,18 @@ def explain(case: Case) -> Cause:
         _swapped,
         _some_examples,
         _some_named,
-        _variant,
+        _others,
+        changes.variant,
         _term,
-        _two_edges,
+        changes.two_edges,
+        changes.edit,
+        changes.mixed,
+        changes.times,
         _some_elements,
+        _some_places,
+        _weights,
         _local,
+        changes.depends,
     ):
         if cause := hypothesis(case):
             return cause
@@ -83,12 +65,12 @@ def _zero(case: Case) -> Cause | None:
 
 
 def _scale(case: Case) -> Cause | None:
-    factor = _factor(case.hand, case.exact)
+    factor = multiple(case.hand, case.exact)
     if factor is None:
         return None
     if math.isclose(factor, -1, rel_tol=EXPLAINED):
         return Cause("sign", "it is minus what it must be")
-    return Cause("scale", f"it is {_named(factor, case.constants)} times what it must be")
+    return Cause("scale", f"it is {named(factor, case.constants)} times what it must be")
 
 
 def _reordered(case: Case) -> Cause | None:
@@ -111,6 +93,15 @@ def _reordered(case: Case) -> Cause | None:
     return None
 
 
+def _others(case: Case) -> Cause | None:
+    """As many elements of something known as it must hold, but others."""
+    hand, exact = case.hand[case.hand != 0], case.exact[case.exact != 0]
+    for name, tensor in case.known.items():
+        if tensor.size > 1 and len(hand) == len(exact) and np.isin([hand, exact], tensor).all():
+            return Cause("permutation", f"it holds other elements of {name} than it must")
+    return None
+
+
 def _swapped(case: Case) -> Cause | None:
     for path, other in case.others.items():
         if other.shape == case.hand.shape and same(case.hand, other):
@@ -119,117 +110,77 @@ def _swapped(case: Case) -> Cause | None:
 
 
 def _precision(case: Case) -> Cause | None:
-    off = _norm(case.hand - case.exact) / (_norm(case.exact) or 1)
+    off = norm(case.hand - case.exact) / (norm(case.exact) or 1)
+    for dtype in (jnp.bfloat16, np.float16):
+        hand, exact = (_stored(g, dtype) for g in (case.hand, case.exact))
+        if hand and not exact and off <= float(jnp.finfo(dtype).eps):
+            name = np.dtype(dtype).name
+            return Cause("precision", f"it is off by {off:.0e} in float64, as by way of {name}")
     if off > DETOUR:
         return None
     # So small an error is a factor only if it is itself in proportion.
     rest, square = case.hand - case.exact, float(np.vdot(case.exact, case.exact))
     k = float(np.vdot(rest, case.exact)) / square if square else 0.0
-    if _norm(rest - k * case.exact) <= 1e-3 * _norm(rest):
+    if norm(rest - k * case.exact) <= 1e-3 * norm(rest):
         return Cause("scale", f"it is 1 {k:+.2g} times what it must be")
     return Cause("precision", f"it is off by {off:.0e} in float64, as by way of float32")
 
 
+def _stored(gradient: np.ndarray, dtype: Any) -> bool:
+    """Whether the dtype holds all of it."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(gradient.astype(dtype).astype(gradient.dtype), gradient)
+
+
 def _some_examples(case: Case) -> Cause | None:
-    parts = case.examples()
+    return _counted(_weighed(case), "examples")
+
+
+def _some_places(case: Case) -> Cause | None:
+    for axis in (1, 2):
+        if cause := _counted(_weighed(case, axis), f"places along axis {axis} of the output"):
+            return cause
+    return None
+
+
+def _counted(weights: np.ndarray | None, what: str) -> Cause | None:
+    """Some count, and others do not."""
+    if weights is None:
+        return None
+    counts = abs(weights - 1) <= EXPLAINED
+    if not np.allclose(weights[~counts], 0, atol=EXPLAINED):
+        return None
+    kept, lost = np.flatnonzero(counts), np.flatnonzero(~counts)
+    few = f"all count but {listed(lost)}" if len(lost) < len(kept) else f"only {listed(kept)} count"
+    return Cause("some-examples", f"of {len(weights)} {what} {few}")
+
+
+def _weights(case: Case) -> Cause | None:
+    weights = _weighed(case)
+    if weights is None:
+        return None
+    shown = ", ".join(f"{w:.3g}" for w in weights[:6])
+    return Cause("local-derivative", f"the examples weigh {shown} rather than 1 each")
+
+
+def _weighed(case: Case, axis: int = 0) -> np.ndarray | None:
+    """What each example counts, or each place along another axis, if that tells all."""
+    parts = case.examples(axis)
     if parts is None or len(parts) < 2:
         return None
     flat, every = parts.reshape(len(parts), -1), parts.sum(axis=0)
     for i, part in enumerate(parts):
+        one = np.arange(len(parts)) == i
         if same(case.hand, part):
-            return Cause("some-examples", f"of {len(parts)} examples only {i} counts")
+            return 1.0 * one
         if same(case.hand, every - part):
-            return Cause("some-examples", f"of {len(parts)} examples all count but {i}")
+            return 1.0 * ~one
     if flat.shape[1] <= len(flat):  # weights enough to explain anything
         return None
     weights, *_ = np.linalg.lstsq(flat.T, case.hand.ravel(), rcond=None)
     if not same(weights @ flat, case.hand.ravel()) or np.linalg.matrix_rank(flat) < len(flat):
         return None
-    out = np.flatnonzero(abs(weights) < EXPLAINED)
-    if len(out) and np.allclose(np.delete(weights, out), 1, atol=EXPLAINED):
-        kept = [i for i in range(len(weights)) if i not in out]
-        return Cause("some-examples", f"of {len(parts)} examples only {_listed(kept)} count")
-    shown = ", ".join(f"{w:.3g}" for w in weights[:6])
-    return Cause("some-examples", f"the examples weigh {shown} rather than 1 each")
-
-
-def _variant(case: Case) -> Cause | None:
-    """The gradient of a variant of the primal; of several, one that explains all leaves."""
-    off, fits = case.hand - case.exact, []
-    for order, (what, gradient, everywhere) in enumerate(case.variants()):
-        if same(case.hand, gradient):
-            fits.append((not everywhere, ORDER.index(what.kind), 0.0, order, what))
-        elif what.kind == "edge":
-            # Times alpha along the edge, the gradient is exact + (alpha - 1) of what it owes to it.
-            k = _factor(off, case.exact - gradient)
-            if k is not None:
-                fits.append((True, len(ORDER), abs(k + 2) > EXPLAINED, order, what, 1 + k))
-    if not fits:
-        return None
-    *_, what = best = min(fits, key=lambda fit: fit[:4])
-    if best[1] == len(ORDER):
-        *_, what, alpha = best
-        how = f"is multiplied by {_named(alpha, case.constants)}"
-        return Cause("edge", f"{_through(what)} {how}", what.source)
-    return Cause(*_SAID[what.kind](what), what.source)
-
-
-def _two_edges(case: Case) -> Cause | None:
-    """The derivatives along two edges are missing, neither of which lies behind the other."""
-    off = (case.hand - case.exact).ravel()
-    edges = [
-        (what, (g - case.exact).ravel()) for what, g, _ in case.variants() if what.kind == "edge"
-    ]
-    edges = [(what, cut) for what, cut in edges if cut.any()][:TWO]
-    if len(edges) < 2 or off.size < 2:
-        return None
-    cuts = np.stack([cut for _, cut in edges])
-    gram, along = cuts @ cuts.T, cuts @ off
-    # |off - a - b|^2, from the products of all.
-    size = np.diag(gram)
-    left = (
-        np.diag(np.full(len(cuts), np.inf))
-        + off @ off
-        - 2 * (along[:, None] + along)
-        + size[:, None]
-        + size
-        + 2 * gram
-    )
-    i, j = np.unravel_index(np.argmin(left), left.shape)
-    if not same(off, cuts[i] + cuts[j]):
-        return None
-    first, second = (edges[k][0] for k in sorted((int(i), int(j))))
-    words = f"{_through(first)} is missing, and {_through(second)} ({_short(second.source)}) too"
-    return Cause("edge", words, first.source)
-
-
-def _through(what: Variant) -> str:
-    return f"the derivative through operand {what.operand} of `{what.primitive}`"
-
-
-def _short(source: str) -> str:
-    return source.rpartition("/")[2]
-
-
-# What to say of a variant: the cause, and the sentence.
-_SAID: dict[str, Callable[[Variant], tuple[str, str]]] = {
-    "edge": lambda v: ("edge", f"{_through(v)} is missing"),
-    "line": lambda v: ("edge", "the derivative through all of this line is missing"),
-    "own": lambda v: ("local-derivative", f"that of `{v.primitive}` is missing"),
-    "operand": lambda v: (
-        "wrong-operand",
-        f"in {_through(v)} stands {v.other} where {v.meant} belongs",
-    ),
-    "branch": lambda v: (
-        "other-branch",
-        f"the derivative of `{v.primitive}` goes through operand {v.operand} everywhere",
-    ),
-    "forced": lambda v: (
-        "other-branch",
-        f"it is the gradient of the forward with operand {v.operand} of `{v.primitive}` everywhere",
-    ),
-}
-ORDER = list(_SAID)
+    return weights
 
 
 def _term(case: Case) -> Cause | None:
@@ -237,12 +188,12 @@ def _term(case: Case) -> Cause | None:
     for name, tensor in case.known.items():
         if tensor.shape != off.shape:
             continue
-        factor = _factor(off, tensor)
+        factor = multiple(off, tensor)
         if factor is not None:
             # What was left out is part of the exact gradient; what was added is not.
-            missing = factor < 0 and _norm(case.hand) < _norm(case.exact)
+            missing = factor < 0 and norm(case.hand) < norm(case.exact)
             cause, words = ("missing-term", "lacks") if missing else ("extra-term", "has")
-            amount = _named(-factor if missing else factor, case.constants)
+            amount = named(-factor if missing else factor, case.constants)
             return Cause(cause, f"it {words} {amount} times {name}")
     return None
 
@@ -252,7 +203,7 @@ def _some_named(case: Case) -> Cause | None:
     cause = _some_elements(case)
     if cause is None or "those" not in cause.message:
         return None
-    told = "times what they must be" in cause.message or "are 0" in cause.message
+    told = any(words in cause.message for words in ("times what they", "are 0", "must be 0"))
     return cause if told else None
 
 
@@ -275,17 +226,21 @@ def _some_elements(case: Case) -> Cause | None:
 
 
 def _local(case: Case) -> Cause | None:
-    ratio = (case.hand / np.where(case.exact, case.exact, np.nan)).ravel()
-    if ratio.size < ENOUGH or not np.isfinite(ratio).all():
-        return None
-    shuffled = np.random.default_rng(0).permutation(ratio)
-    for name, tensor in case.known.items():
-        along = (
-            ratio[np.argsort(tensor, axis=None)] if tensor.shape == case.hand.shape else shuffled
-        )
-        if abs(np.diff(along)).sum() < SMOOTH * abs(np.diff(shuffled)).sum():
-            words = f"it is off by a factor that is a smooth function of {name} alone"
-            return Cause("local-derivative", words)
+    """A function of one tensor, by which the exact gradient or a cotangent was multiplied."""
+    tensors = {**case.known, **case.values()}
+    alike = {name: v for name, v in tensors.items() if v.shape == case.hand.shape}
+    by = {"what it must be": case.exact}
+    by |= {name: v for name, v in alike.items() if "cotangent" in name}
+    for of, factor in by.items():
+        ratio = (case.hand / np.where(factor, factor, np.nan)).ravel()
+        if ratio.size < ENOUGH or not np.isfinite(ratio).all():
+            continue
+        shuffled = np.random.default_rng(0).permutation(ratio)
+        for name, tensor in alike.items():
+            along = ratio[np.argsort(tensor, axis=None)]
+            if 0 < abs(np.diff(along)).sum() < SMOOTH * abs(np.diff(shuffled)).sum():
+                words = f"it is {of} times a smooth function of {name} alone"
+                return Cause("local-derivative", words)
     return None
 
 
@@ -308,7 +263,7 @@ def _places(case: Case) -> Iterator[str]:
         lines = np.moveaxis(case.wrong, axis, 0).reshape(case.wrong.shape[axis], -1)
         hit = lines.any(axis=1)
         if (lines[hit]).all() and not hit.all():
-            yield f"at {_listed(np.flatnonzero(hit))} along axis {axis}"
+            yield f"at {listed(np.flatnonzero(hit))} along axis {axis}"
 
 
 def _rows(case: Case) -> Iterator[str]:
@@ -335,59 +290,3 @@ def _rows(case: Case) -> Iterator[str]:
         for words, which in (("on", i == j), ("above", i < j), ("below", i > j)):
             if (which == case.wrong).all():
                 yield f"{words} the diagonal"
-
-
-def _factor(hand: np.ndarray, exact: np.ndarray) -> float | None:
-    """k where hand = k exact, neither being 0."""
-    square = float(np.vdot(exact, exact))
-    if not square:
-        return None
-    k = float(np.vdot(hand, exact)) / square
-    return k if k and _norm(hand - k * exact) <= EXPLAINED * _norm(hand) else None
-
-
-def same(hand: np.ndarray, guess: np.ndarray) -> bool:
-    """Whether a guess leaves next to nothing of it."""
-    return hand.shape == guess.shape and _norm(hand - guess) <= EXPLAINED * _norm(guess)
-
-
-def _norm(v: np.ndarray) -> float:
-    return float(np.linalg.norm(v))
-
-
-def _named(k: float, constants: Mapping[str, float]) -> str:
-    """The number, and what it is recognised as."""
-    for name, value in constants.items():
-        if math.isclose(k, value, rel_tol=EXPLAINED):
-            return f"{k:.6g} ({name})"
-    return f"{k:.6g}"
-
-
-def _listed(numbers: Sequence[int] | np.ndarray) -> str:
-    shown = ", ".join(str(int(n)) for n in numbers[:6])
-    return shown + (" ..." if len(numbers) > 6 else "")
-
-
-def constants(
-    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, float]
-) -> dict[str, float]:
-    """Numbers that slips are made of, by name: what the caller names, and the sizes of the axes."""
-    found: dict[str, float] = {}
-    for name, c in known.items():
-        found |= {name: c, f"1/{name}": 1 / c if c else math.inf}
-        found |= {f"1 - {name}": 1 - c, f"1/(1 - {name})": 1 / (1 - c) if c != 1 else math.inf}
-    found |= {"1/2": 0.5}
-    sizes: dict[int, str] = {}
-    for name, shape in shapes.items():
-        for axis, n in enumerate(shape):
-            sizes.setdefault(n, f"axis {axis} of {name}")
-        sizes.setdefault(math.prod(shape), f"all of {name}")
-    for n, name in sizes.items():
-        if n > 2:
-            forms = {f"{n}": n, f"1/{n}": 1 / n, f"{n}/{n - 1}": n / (n - 1)}
-            forms |= {f"sqrt({n})": math.sqrt(n), f"1/sqrt({n})": 1 / math.sqrt(n)}
-            forms |= {f"{n - 1}/{n}": (n - 1) / n}
-            for form, value in forms.items():
-                found.setdefault(f"{form}, {n} being the length of {name}", value)
-    found |= {f"-{name}": -value for name, value in found.items()}
-    return found

@@ -16,6 +16,7 @@ from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target, close, compiled, compiled_exact, root_mean_square, typical
 
 LINEAR = 1e-5  # of the gradient, for what goes through float32 is another fault
+NARROW = 2**-7  # of the gradient, by which bfloat16 may round it
 LOSSES = 10  # times what autodiff loses in low precision is too much
 LEAST = 2  # ulps, in which to count that where autodiff loses less
 
@@ -31,6 +32,11 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
         at = {name: gradients[i] for name, gradients in seen.contract.items()}
         if not np.isfinite(at["one"]).all():
             continue
+        # What is rounded to a narrow dtype is so alike at twice the cotangent, but not at sums: a
+        # fault of another kind.
+        rounded = np.array_equal(at["double"], 2 * at["one"])
+        mixed = 1.7 * at["one"] - 37.3 * at["other"]
+        noise = 40 * seen.allowed[i]
         if at["one"].any() and (at["double"] == at["one"]).all():
             words = "twice the cotangent gives the same gradient"
             found.append(Finding(path, "ignores-cotangent", words, regime=regime))
@@ -38,8 +44,8 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
             words = "the gradient is not 0 where the cotangent is"
             found.append(Finding(path, "constant-term", words, regime=regime))
         elif not (
-            close(at["double"], 2 * at["one"], unit, LINEAR)
-            and close(at["mixed"], 1.7 * at["one"] - 37.3 * at["other"], unit, LINEAR)
+            close(at["double"], 2 * at["one"], unit, LINEAR, noise)
+            and close(at["mixed"], mixed, unit, NARROW if rounded else LINEAR, noise)
         ):
             words = "the gradient at a sum of cotangents is not the sum of the gradients"
             found.append(Finding(path, "nonlinear", words, regime=regime))
@@ -92,12 +98,17 @@ def numerics(target: Target) -> list[Finding]:
         _, hand = compiled(f, target.given, target.given_others, low)
         _, auto, _ = compiled_exact(reference, target.given, target.given_others, low)
     wide = tuple(np.asarray(a, np.float64) for a in low)
+    # Each beside itself, for on a kink they may well choose otherwise.
+    _, by_hand = compiled(target.flat, target.leaves, target.others, wide)
     _, exact, _ = compiled_exact(target.reference, target.leaves, target.others, wide)
     found = []
-    for path, given, *here in zip(target.paths, target.given, hand, auto, exact, strict=True):
-        mine, theirs, right = (np.asarray(a, np.float64) for a in here)
+    for path, given, *here in zip(
+        target.paths, target.given, hand, by_hand, auto, exact, strict=True
+    ):
+        mine, my_right, theirs, right = (np.asarray(a, np.float64) for a in here)
         unit = float(jnp.finfo(given.dtype).eps) / 2 * typical(right)
-        lost, usual = (root_mean_square(a - right) / unit for a in (mine, theirs))
+        lost = root_mean_square(mine - my_right) / unit
+        usual = root_mean_square(theirs - right) / unit
         if not lost <= LOSSES * max(usual, LEAST) and np.isfinite(usual):
             words = f"in {given.dtype} it loses {lost:.3g} ulps where autodiff loses {usual:.2g}"
             found.append(Finding(path, "precision", words))

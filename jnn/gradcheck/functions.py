@@ -26,7 +26,7 @@ REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
     "large": lambda a, r, rng: 30 * a,
     "small": lambda a, r, rng: 1e-4 * a,
 }
-NEARBY = 8  # points around a kink, to see the slopes on its sides
+NEARBY = 64  # points around a kink at most, to see the slopes on its sides
 NEAR = 1e-6  # of a leaf's root mean square they are away
 CURVED = 1e-4  # of the gradient may change so near
 WEAK = 1e-6  # relative errors that would be missed make a look one to repeat
@@ -302,27 +302,29 @@ class _Check:
         self, leaves: tuple[Any, ...], draws: Any, seen: Seen, i: int, wrong: np.ndarray
     ) -> str:
         """ "valid" for a slope between those around the point, "outside", or "wrong" around too."""
-        # At random, and where the choice made here is the one to make, should it be a slope at all.
-        rng = self.target.rng
-        ways = [[rng.standard_normal(a.shape) for a in leaves] for _ in range(NEARBY)]
+        # Where the choice made here is the one to make, should it be a slope at all; and at random.
+        rng, hand = self.target.rng, seen.hand[i][wrong]
         chosen = [np.nan_to_num(h - e) for h, e in zip(seen.hand, seen.exact, strict=True)]
-        for sign in (1, -1):
-            noise = [0.1 * rng.standard_normal(a.shape) for a in leaves]
-            ways.append([sign * o / typical(o) + n for o, n in zip(chosen, noise, strict=True)])
-        slopes = []
-        for way in ways:
+        low, high = np.full_like(hand, np.inf), np.full_like(hand, -np.inf)
+        margin = CURVED * (typical(seen.exact[i]) + abs(hand))
+        sums = []
+        for sign in (1, -1, *[0] * NEARBY):
             near = tuple(
-                jnp.asarray(np.asarray(a) + NEAR * typical(a) * w)
-                for a, w in zip(leaves, way, strict=True)
+                jnp.asarray(a + NEAR * typical(a) * (sign * o / typical(o) + size * noise))
+                for a, o in zip(map(np.asarray, leaves), chosen, strict=True)
+                for size, noise in [(1 if sign == 0 else 0.1, rng.standard_normal(a.shape))]
             )
             there = self.look(near, draws, scaled=False)
-            hand, exact, allowed = (t[i] for t in there[:3])
-            if not (abs(hand - exact) <= allowed)[wrong].all():
+            found, exact, allowed = (t[i] for t in there[:3])
+            if not (abs(found - exact) <= allowed)[wrong].all():
                 return "wrong"
-            slopes.append(exact[wrong])
-        low, high, mine = np.min(slopes, 0), np.max(slopes, 0), seen.hand[i][wrong]
-        margin = CURVED * (typical(seen.exact[i]) + abs(mine))
-        return "valid" if ((low - margin <= mine) & (mine <= high + margin)).all() else "outside"
+            low, high = np.minimum(low, exact[wrong]), np.maximum(high, exact[wrong])
+            sums.append(exact[wrong].sum())
+            if len(sums) > 2 and ((low - margin <= hand) & (hand <= high + margin)).all():
+                # What ties shares a sum that no choice between them changes.
+                shared = np.ptp(sums) <= margin.sum()
+                return "outside" if shared and abs(hand.sum() - sums[0]) > margin.sum() else "valid"
+        return "outside"
 
     def outside(self, seen: Seen, i: int, wrong: np.ndarray, name: str) -> Finding:
         """The finding of what is right everywhere but on the kink itself."""

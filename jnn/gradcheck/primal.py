@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.extend.source_info_util import user_context
 
 # Programs within a program that only group equations.
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -23,13 +25,15 @@ class Walk:
 
     A subclass may change what an equation is given and what it returns. `place` tells one
     equation from all others, in every evaluation of the same function. A `wide` walk computes in
-    float64 whatever floats the program was made for.
+    float64 whatever floats the program was made for. One that does all things `once` evaluates
+    what is written twice only the first time.
     """
 
-    wide = False
+    wide = once = False
 
     def __init__(self) -> None:
         self.place: tuple[int, ...] = ()
+        self.met: dict[Any, tuple[list[Any], Sequence[Any]]] = {}
         self.rules: set[tuple[int, ...]] = set()  # places where a custom_vjp is called
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
@@ -71,10 +75,23 @@ class Walk:
         given = list(self.given(eqn, values))
         if name in ("scan", "while", "cond"):
             return getattr(self, f"_{name}")(eqn, given)
-        return self.found(eqn, values, self.bind(eqn, given))
+        if not self.once:
+            return self.found(eqn, values, self.bind(eqn, given))
+        key = (
+            name,
+            str(eqn.params),
+            *(v if isinstance(v, float | int | np.generic) else id(v) for v in values),
+        )
+        if key not in self.met:
+            self.met[key] = self.found(eqn, values, self.bind(eqn, given)), values
+        return self.met[key][0]
 
     def bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
-        """What the equation returns."""
+        """What the equation returns; what comes of it keeps the equation's place in the source."""
+        with user_context(eqn.source_info.traceback):
+            return self._bind(eqn, values)
+
+    def _bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         primitive, params = eqn.primitive, eqn.params
         if not self.wide:
             results = primitive.bind(*values, **params)
@@ -211,6 +228,27 @@ class Census(Walk):
             self.eps += [float(jnp.finfo(dtype).eps) for dtype in made if narrow(dtype)]
             self.narrow = True  # as callbacks run in a thread where x64 is not on
         return results
+
+
+class Values(Walk):
+    """A walk that keeps what is computed outside of loops, by its primitive and its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, np.ndarray] = {}
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        for y in results:
+            if isinstance(y, Tracer) or not jnp.issubdtype(y.dtype, jnp.floating):
+                continue
+            self.values.setdefault(called(eqn), np.asarray(y))
+        return results
+
+
+def called(eqn: Any) -> str:
+    """What the result of an equation is called."""
+    place = source(eqn).rpartition("/")[2]
+    return f"`{eqn.primitive.name}`" + f" of {place}" * bool(place)
 
 
 def source(eqn: Any) -> str:

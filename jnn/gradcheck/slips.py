@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jnn.gradcheck.causes import DETOUR, Cause
+from jnn.gradcheck.case import Cause
+from jnn.gradcheck.causes import DETOUR
 from jnn.gradcheck.terms import coupled, decay, epsilon, moments, velocity
 from jnn.gradcheck.updates import ALIKE, SHORT, Case, alike, constant, factors, norm
 

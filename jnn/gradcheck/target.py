@@ -166,9 +166,11 @@ def root_mean_square(a: Any) -> float:
         return float(np.sqrt(np.square(a).mean())) if a.size else 0.0
 
 
-def close(a: np.ndarray, b: np.ndarray, unit: float, tolerance: float = 1e-10) -> bool:
-    """Alike but for the rounding of a long computation, unless told otherwise."""
-    allowed = max(tolerance, ULPS * unit) * (typical(b) + abs(b))
+def close(
+    a: np.ndarray, b: np.ndarray, unit: float, tolerance: float = 1e-10, noise: Any = 0.0
+) -> bool:
+    """Alike but for the rounding of a long computation, and for noise that was measured."""
+    allowed = max(tolerance, ULPS * unit) * (typical(b) + abs(b)) + noise
     return bool((abs(a - b) <= allowed).all()) or np.array_equal(a, b, equal_nan=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jnn.gradcheck.causes import Cause
+from jnn.gradcheck.case import Cause
 from jnn.gradcheck.updates import (
     ALIKE,
     FITS,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jnn.gradcheck.causes import constants
+from jnn.gradcheck.case import constants
 
 FITS = 1e-6  # of an update a guess may be off; the verdict is stricter
 ALIKE = 1e-5  # a ratio may vary that is called the same: eps moves it a little

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck.flat import Flat, floats
-from jnn.gradcheck.primal import Walk, source
+from jnn.gradcheck.primal import Walk, called, source
 
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
@@ -46,6 +46,8 @@ Key = tuple[Any, ...]
 
 class _Changes(Walk):
     """A walk that makes the changes that are `on`, by their key; with None it only lists them."""
+
+    once = True
 
     def __init__(self, names: Sequence[str], on: dict[Key, Any] | None = None):
         super().__init__()
@@ -89,9 +91,7 @@ class _Changes(Walk):
             if name in CHOICES:
                 y = self.branches(eqn, values, y, CHOICES[name])
             results = [y]
-        where = source(eqn).rpartition("/")[2]
-        name = f"`{eqn.primitive.name}`" + f" of {where}" * bool(where)
-        self.scope += [(name, r) for r in results if _floating(r) and jnp.ndim(r)]
+        self.scope += [(called(eqn), r) for r in results if _floating(r) and jnp.ndim(r)]
         return results
 
     def own(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:

@@ -180,7 +180,7 @@ class BatchNorm(Layer):
             fail(
                 self,
                 f"the state of mode is {form_of(state)}; it must hold {sorted(names)}, as init and "
-                "observe make it: evaluate with Eval(state)",
+                "observe make it: give Eval(state), or Train(key, state) where it is frozen",
             )
         for name in ("mean", "var"):
             if state[name].shape != x.shape[-1:]:

@@ -1,4 +1,4 @@
-"""Cells of recurrent networks, transforms, solves and other linear algebra. Written last."""
+"""Cells of recurrent networks, transforms, solves and other linear algebra."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Functions of single elements, branches, sums of exponentials and of squares. Written last."""
+"""Functions of single elements, branches, sums of exponentials and of squares."""
 
 from functools import partial
 

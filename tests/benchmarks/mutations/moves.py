@@ -1,4 +1,4 @@
-"""What moves or chooses values: rows, windows, orders, segments, running sums. Written last."""
+"""What moves or chooses values: rows, windows, orders, segments, running sums."""
 
 import jax
 import jax.numpy as jnp

@@ -285,7 +285,9 @@ def shape_of(x: Any) -> str:
 
 
 def form_of(params: Any) -> str:
-    """How errors show parameters of the wrong form."""
+    """How errors show what is not of the form that it must be."""
+    if hasattr(params, "shape") and hasattr(params, "dtype"):
+        return shape_of(params)
     if isinstance(params, Mapping):
         return f"a dict of {sorted(params)}"
     if isinstance(params, tuple) and len(params) == 2:
@@ -374,5 +376,6 @@ def unlike(tree: Tree, pattern: Tree) -> str | None:
         return "; ".join(text for text in found if text)
     for path in want:
         if shape_of(got[path]) != shape_of(want[path]):
-            return f"{path} is {shape_of(got[path])} where {shape_of(want[path])} belongs"
+            named = f"{path} is " * bool(path)
+            return f"{named}{shape_of(got[path])} where {shape_of(want[path])} belongs"
     return None

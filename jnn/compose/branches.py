@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jnn.compose.base import Call, Composite, Entry, is_floating, total
-from jnn.layer import Layer, fail, shape_of, unlike
+from jnn.layer import Layer, fail, form_of, shape_of, unlike
 
 
 @dataclass(frozen=True, init=False)
@@ -153,5 +153,5 @@ class Branch(Composite):
 def _check_tuple(net: Composite, name: str, v: Any) -> None:
     n = len(net.layers)
     if not isinstance(v, tuple) or len(v) != n:
-        was = f"a tuple of {len(v)}" if isinstance(v, tuple) else f"a {type(v).__name__}"
+        was = f"a tuple of {len(v)}" if isinstance(v, tuple) else form_of(v)
         fail(net, f"{name} is {was}; it must be a tuple with an entry for each of the {n} layers")

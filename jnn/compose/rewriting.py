@@ -45,6 +45,11 @@ def rewrite(net: Layer, rule: Rule) -> Layer:
             raise ValueError(
                 f"rule has {choice!r}; choose by a dotted path, a type or a function of a leaf"
             )
+        if not isinstance(rule[choice], Layer) and not callable(rule[choice]):
+            raise ValueError(
+                f"rule gives {choice!r} {rule[choice]!r}; it must be a layer, or a function of the "
+                "old one that returns it"
+            )
     pending = {choice for choice in rule if isinstance(choice, str)}
 
     def at_leaf(path: str, leaf: Layer) -> Layer:

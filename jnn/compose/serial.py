@@ -73,8 +73,8 @@ class Named(Serial):
         super().__init__((name, layer))
 
     def __repr__(self) -> str:
-        name, layer = self.pair
-        return f"Named({name!r}, {layer!r})"
+        shown = ", ".join(map(repr, self.pair)) if self.layers else ""  # there are none yet
+        return f"Named({shown})"
 
     @property
     def pair(self) -> tuple[str, Layer]:

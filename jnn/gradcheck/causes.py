@@ -287,6 +287,6 @@ def _rows(case: Case) -> Iterator[str]:
                 yield f"that {name} does not point at"
     if case.wrong.ndim == 2:
         i, j = np.indices(case.wrong.shape)
-        for words, which in (("on", i == j), ("above", i < j), ("below", i > j)):
+        for words, which in (("on", i == j), ("off", i != j), ("above", i < j), ("below", i > j)):
             if (which == case.wrong).all():
                 yield f"{words} the diagonal"

@@ -119,8 +119,9 @@ class Walk:
     def _part(self, eqn: Any, number: int, program: Any, args: Sequence[Any]) -> list[Any]:
         """One of the programs of a loop or a choice, which JAX may well trace more than once."""
         here, self.place = self.place, (*self.place, number)
+        outer, self.met = self.met, dict(self.met)  # what is computed inside stays there
         results = self.within(eqn, partial(self.run, program, args))
-        self.place = here
+        self.place, self.met = here, outer
         return results
 
     def _scan(self, eqn: Any, values: list[Any]) -> list[Any]:

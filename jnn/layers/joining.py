@@ -17,6 +17,7 @@ from jnn.layer import (
     check_floating,
     fail,
     form,
+    form_of,
     formed,
     shape_of,
 )
@@ -30,7 +31,7 @@ class Joins(Layer):
 
     def _entries(self, x: Any, alike: bool = True) -> tuple[jax.Array, ...]:
         if not isinstance(x, tuple) or not x:
-            fail(self, f"x is a {type(x).__name__}; it must be a tuple of arrays, one or more")
+            fail(self, f"x is {form_of(x)}; it must be a tuple of arrays, one or more")
         for v in x:
             check_floating(self, v)
             if v.dtype != x[0].dtype or (alike and v.shape != x[0].shape):

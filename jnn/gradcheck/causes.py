@@ -151,7 +151,8 @@ def _counted(weights: np.ndarray | None, what: str) -> Cause | None:
     if not np.allclose(weights[~counts], 0, atol=EXPLAINED):
         return None
     kept, lost = np.flatnonzero(counts), np.flatnonzero(~counts)
-    few = f"all count but {listed(lost)}" if len(lost) < len(kept) else f"only {listed(kept)} count"
+    only = f"only {listed(kept)} count" + "s" * (len(kept) == 1)
+    few = f"all count but {listed(lost)}" if len(lost) < len(kept) else only
     return Cause("some-examples", f"of {len(weights)} {what} {few}")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ from jnn.gradcheck.contract import again, linear, numerics
 from jnn.gradcheck.diagnosis import Diagnosis
 from jnn.gradcheck.exact import Measured, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
+from jnn.gradcheck.primal import Perturbed, evaluated
 from jnn.gradcheck.probe import SPREADS, Seen, look
 from jnn.gradcheck.report import Finding, Report, together
 from jnn.gradcheck.shapes import SHAPES, Reshaped, shown
-from jnn.gradcheck.target import UNIT, Target, exactly, typical
+from jnn.gradcheck.target import UNIT, Target, exactly, root_mean_square, typical
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
 REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
@@ -29,6 +31,7 @@ REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
 NEARBY = 64  # points around a kink at most, to see the slopes on its sides
 NEAR = 1e-6  # of a leaf's root mean square they are away
 CURVED = 1e-4  # of the gradient may change so near
+DOUBTS = 4  # times it is rounded otherwise
 WEAK = 1e-6  # relative errors that would be missed make a look one to repeat
 
 
@@ -272,17 +275,27 @@ class _Check:
         return seen
 
     def doubt(self, leaves: tuple[Any, ...], seen: Seen) -> list[np.ndarray]:
-        """How far the exact gradient is from itself, taken one operation after the other.
+        """How much of the difference is rounding, operation by operation.
 
-        XLA rounds otherwise what it fuses; and of what cancels all but wholly, such as the slope of
-        a softmax that is sure, nothing but that rounding is left.
+        Points a few ulps away do not tell it where what is computed stays the same at all of them;
+        and of what cancels all but wholly, such as the slope of a softmax that is sure, nothing
+        but rounding is left.
         """
         target = self.target
         if isinstance(target.reference, Measured):
             return [np.zeros(())] * len(seen.exact)
-        _, exact, _ = exact_gradient(target.reference, leaves, target.others, seen.v)
-        pairs = zip(exact, seen.exact, strict=True)
-        return [np.nan_to_num(abs(np.asarray(a) - b), nan=0.0, posinf=0.0) for a, b in pairs]
+
+        def differences() -> list[np.ndarray]:
+            walk = Perturbed(target.rng, target.unit)
+            at = leaves, target.others, seen.v
+            _, exact, _ = evaluated(partial(exact_gradient, target.reference), at, walk)
+            _, hand = evaluated(partial(gradient, target.flat), at, walk)
+            return [np.asarray(a) - b for a, b in zip(hand, exact, strict=True)]
+
+        with np.errstate(all="ignore"):
+            tries = zip(*(differences() for _ in range(DOUBTS)), strict=True)
+            spread = [np.nan_to_num(np.std(off, axis=0), nan=0.0, posinf=0.0) for off in tries]
+        return [sd + root_mean_square(sd) for sd in spread]
 
     def whole(self, leaves: tuple[Any, ...]) -> Seen | None:
         """The look at small whole numbers, in units of a power of 2, of what computes in a narrow

@@ -17,6 +17,17 @@ CUSTOM = {"custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call"}
 # Programs that insist on the dtypes that they were made for.
 OPAQUE = {"pallas_call", "pure_callback", "io_callback", "ffi_call"}
 FIXED = {*OPAQUE, "bitcast_convert_type"}
+# Operations that round.
+ARITHMETIC = {"add", "sub", "mul", "div", "add_any", "pow", "integer_pow", "sqrt", "rsqrt", "cbrt"}
+ARITHMETIC |= {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin", "cos", "tan"}
+ARITHMETIC |= {"erf", "erfc", "erf_inv", "square", "reduce_sum", "cumsum", "dot_general"}
+ARITHMETIC |= {
+    "conv_general_dilated",
+    "reduce_window_sum",
+    "cumlogsumexp",
+    "cumprod",
+    "reduce_prod",
+}
 DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
 
@@ -229,6 +240,27 @@ class Census(Walk):
             self.eps += [float(jnp.finfo(dtype).eps) for dtype in made if narrow(dtype)]
             self.narrow = True  # as callbacks run in a thread where x64 is not on
         return results
+
+
+class Perturbed(Walk):
+    """A walk in which what is computed is a few ulps off, as if it had been rounded otherwise.
+
+    How far that moves the outcome tells how much of it is rounding: Monte Carlo arithmetic, after
+    Parker 1997. What only chooses or moves numbers stays, that what is equal remains so.
+    """
+
+    def __init__(self, rng: np.random.Generator, unit: float):
+        super().__init__()
+        self.rng, self.unit = rng, unit
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        if eqn.primitive.name not in ARITHMETIC:
+            return results
+        factors = [1 + 2 * self.unit * self.rng.uniform(-1, 1, y.shape) for y in results]
+        return [
+            y * jnp.asarray(factor, y.dtype) if jnp.issubdtype(y.dtype, jnp.inexact) else y
+            for y, factor in zip(results, factors, strict=True)
+        ]
 
 
 class Values(Walk):

@@ -8,6 +8,7 @@ import layers
 import mlp
 import networks
 import optimizers
+import soundness
 import sweeps
 import torch_agreement
 from harness import table
@@ -25,6 +26,7 @@ BENCHES = (
     | sweeps.sweeps()
     | optimizers.checks()
     | compared.checks()
+    | soundness.soundness()
 )
 for title, bench in BENCHES.items():
     if not names or any(name in title for name in names):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jnn.data.checking import checked, transformed, whole
+from jnn.data.checking import Pair, checked, transformed, whole
 from jnn.layer import Eval, Layer, Params, State
 from jnn.losses import Loss
 
@@ -51,12 +51,12 @@ def evaluation(
     loss: Loss,
     params: Params,
     state: State,
-    data: tuple[jax.Array, jax.Array],
+    data: Pair,
     transform: Any,
     batch: int = 500,
 ) -> Evaluation:
     """`evaluate` on data that are checked and on the device already."""
-    n = len(data[0])
+    n = len(data[1])
     value, correct = jax.device_get(
         _means(net, loss, params, state, data, transform, min(batch, n))
     )
@@ -73,16 +73,16 @@ def means(
     loss: Loss,
     params: Params,
     state: State,
-    data: tuple[jax.Array, jax.Array],
+    data: Pair,
     transform: Any,
     batch: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean of the loss and of what is right over a data set, batch by batch."""
-    n = len(data[0])
+    n = len(data[1])
 
     def add(i: jax.Array, sums: jax.Array) -> jax.Array:
         position = i * batch + jnp.arange(batch, dtype=jnp.int32)
-        xs, ys = (v[jnp.minimum(position, n - 1)] for v in data)
+        xs, ys = jax.tree.map(lambda v: v[jnp.minimum(position, n - 1)], data)
         prediction, _ = net.forward(params, transformed(transform, xs), Eval(state))
         values, _ = loss.each().forward(prediction, ys)
         found = (values, loss.weight(ys), loss.correct(prediction, ys), loss.counted(ys))

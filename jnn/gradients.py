@@ -146,7 +146,7 @@ class Lifted(Layer):
         return f"lift({_name(self.initialise)}, {_name(self.function)})"
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:
-        params = self.initialise(key, x)
+        params = self.initialise(key, jax.tree.map(_example, x))
         if not jax.tree.leaves(params) and params != {}:
             fail(self, f"init returned {params!r}; it must return parameters, {{}} for none")
         return params, {}
@@ -170,7 +170,8 @@ class Lifted(Layer):
 def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], Any]) -> Layer:
     """Any JAX function as a layer: y = fn(params, x), with `jax.vjp` for its backward.
 
-    `init(key, x) -> params` makes the parameters, {} for none. Cache: the form of y, and the
+    `init(key, x) -> params` makes the parameters, {} for none, given examples or, of their shape,
+    zeros. Cache: the form of y, and the
     function that `jax.vjp` returns, a pytree of arrays; unlike that of hand-written layers it
     holds the parameters where the derivative needs them, and its structure is that of one trace.
     Two lifted layers are equal where their two functions are the same objects.
@@ -187,6 +188,11 @@ def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], A
         if not callable(f):
             raise ValueError(f"lift: {name} is {f!r}; it must be a function")
     return Lifted(init, fn)
+
+
+def _example(v: Any) -> Any:
+    """An array where only its shape is known, for few functions of others take these."""
+    return jnp.zeros(v.shape, v.dtype) if isinstance(v, jax.ShapeDtypeStruct) else v
 
 
 def _name(f: Callable[..., Any]) -> str:

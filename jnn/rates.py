@@ -87,7 +87,7 @@ def find_learning_rate(
         )
     ramp = Range(low, high)
     rates = ramp.at(np.arange(steps) / max(1, steps - 1))
-    per_epoch = max(1, len(data[0]) // batch_size)
+    per_epoch = max(1, len(data[1]) // batch_size)
     records = run(
         net,
         loss,

@@ -81,9 +81,9 @@ def sanity(
     counted = loss.counted(y)
     if counted is not None:  # examples whose label is ignored would tell nothing
         chosen = np.flatnonzero(np.asarray(counted).reshape(len(y), -1).any(axis=1))
-        x, y = x[chosen], y[chosen]
-    x, y = x[:1000], y[:1000]
-    few = x[:examples], y[:examples]
+        x, y = jax.tree.map(lambda v: v[chosen], (x, y))
+    x, y = jax.tree.map(lambda v: v[:1000], (x, y))
+    few = jax.tree.map(lambda v: v[:examples], (x, y))
     state = start(net, trainer, jax.eval_shape(transformed, transform, x), key)
     initial = evaluation(net, loss, state.params, state.state, (x, y), transform).loss
     scores, _ = net.forward(state.params, transformed(transform, x), Eval(state.state))
@@ -97,7 +97,7 @@ def sanity(
         resume=state,
         transform=transform,
         epochs=steps,
-        batch_size=len(few[0]),
+        batch_size=len(few[1]),
         chunk=steps,
     )
     diverged = None
@@ -118,10 +118,10 @@ def sanity(
         findings.append("the penalty does not raise the loss: it chooses no weights, or costs 0")
     learnt = tiny.loss <= initial / 100 if tiny.accuracy is None else tiny.accuracy == 1
     if diverged:
-        findings.append(f"trained on {len(few[0])} examples, {diverged}")
+        findings.append(f"trained on {len(few[1])} examples, {diverged}")
     elif not learnt:
         findings.append(
-            f"{len(few[0])} examples are not learnt by heart: look for labels that do not belong "
+            f"{len(few[1])} examples are not learnt by heart: look for labels that do not belong "
             "to their inputs, a wrong gradient, or another learning rate"
         )
     return Sanity(initial, expected, penalised, tiny, findings)

@@ -19,7 +19,7 @@ from jnn.layer import Eval, Layer, Params, State, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.optimizers.protocol import pair
 from jnn.report import follow
-from jnn.steps import Gradient, Recipe, RunState, advance, fresh
+from jnn.steps import Gradient, Recipe, RunState, advance, form_of_one, fresh
 from jnn.tables import table
 from jnn.training import Progress, checked_penalty, gradient_named
 
@@ -219,7 +219,7 @@ def sweep(
         for (name, values), k in zip(space.items(), point_keys, strict=True)
     }
     x = jax.eval_shape(transformed, transform, arrays[0])
-    states = _begin(program, x.shape[1:], x.dtype, points, jax.random.split(run_key, trials))
+    states = _begin(program, form_of_one(x), points, jax.random.split(run_key, trials))
     records = _epochs(program, arrays, transform, points, states, epochs)
     for record in follow(records) if progress else records:
         states = record.state
@@ -297,12 +297,10 @@ class _Program(NamedTuple):
         return Recipe(self.net, self.loss, optimizer, self.gradient, self.batch_size, penalty)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _begin(
-    program: _Program, shape: tuple[int, ...], dtype: Any, points: Tree, keys: jax.Array
-) -> RunState:
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(program: _Program, example: Any, points: Tree, keys: jax.Array) -> RunState:
     def one(point: Tree, key: jax.Array) -> RunState:
-        return fresh(program.net, program.recipe(point).optimizer, shape, dtype, key)
+        return fresh(program.net, program.recipe(point).optimizer, example, key)
 
     return jax.vmap(one)(points, keys)
 
@@ -322,7 +320,7 @@ def _judge(
     program: _Program, params: Params, state: State, data: Any, transform: Any
 ) -> tuple[jax.Array, jax.Array]:
     def one(params: Params, state: State) -> tuple[jax.Array, jax.Array]:
-        batch = min(500, len(data[0]))
+        batch = min(500, len(data[1]))
         return means(program.net, program.loss, params, state, data, transform, batch)
 
     return jax.vmap(one)(params, state)
@@ -332,7 +330,7 @@ def _epochs(
     program: _Program, data: Any, transform: Any, points: Tree, states: RunState, epochs: int
 ) -> Iterator[Progress]:
     """A record for each epoch, of the trial that does best on the training batches."""
-    per_epoch = len(data[0]) // program.batch_size
+    per_epoch = len(data[1]) // program.batch_size
     trials = len(states.step)
     jax.block_until_ready(_advance(program, data, transform, points, states, 0))  # compiles
     began = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jnn.data.checking import transformed
+from jnn.data.checking import Pair, transformed
 from jnn.data.shuffle import shuffled
 from jnn.diagnostics import measured
 from jnn.gradients import ValueAndGrads
@@ -57,13 +57,19 @@ def streams(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 
-def fresh(
-    net: Layer, optimizer: Optimizer, shape: tuple[int, ...], dtype: Any, key: jax.Array
-) -> RunState:
-    """`start` for examples of that shape and dtype, to be traced."""
+def form_of_one(x: Any) -> Any:
+    """One example of examples like x, as shapes and dtypes, which are hashable."""
+    return jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), jax.dtypes.canonicalize_dtype(v.dtype)),
+        x,
+    )
+
+
+def fresh(net: Layer, optimizer: Optimizer, example: Any, key: jax.Array) -> RunState:
+    """`start` for examples like one, to be traced."""
     # fold_in(k, i) equals split(k, n)[i], so the run's own key must not be the root.
     init_key, run_key = jax.random.split(key)
-    params, state = net.init(init_key, jax.ShapeDtypeStruct((1, *shape), dtype))
+    params, state = net.init(init_key, example)
     zero, step = jnp.zeros((), float), jnp.zeros((), jnp.int32)
     opt = optimizer.init(params)
     sums = (zero, zero, zero)
@@ -72,14 +78,14 @@ def fresh(
 
 def advance(
     recipe: Recipe,
-    data: tuple[jax.Array, jax.Array],
+    data: Pair,
     transform: Any,
     state: RunState,
     seen: Tree,
     steps: jax.Array,
 ) -> tuple[RunState, Tree]:
     """`steps` steps of training, as one loop, and what was last seen of the layers."""
-    n = len(data[0])
+    n = len(data[1])
     per_epoch = n // recipe.batch_size
     shuffle_key, step_key = streams(state.key)
     seed = jax.random.bits(shuffle_key, (2,), jnp.uint32)
@@ -89,7 +95,7 @@ def advance(
         epoch, batch = s.step // per_epoch, s.step % per_epoch
         positions = batch * recipe.batch_size + jnp.arange(recipe.batch_size, dtype=jnp.int32)
         index = shuffled(seed, epoch, positions, n)
-        xs, ys = (v.at[index].get(mode="promise_in_bounds") for v in data)
+        xs, ys = jax.tree.map(lambda v: v.at[index].get(mode="promise_in_bounds"), data)
         xs, mode = transformed(transform, xs), Train(jax.random.fold_in(step_key, s.step))
         net_state, value, correct, grads = _gradients(recipe, s, xs, ys, mode)
         updates, opt = update_with(recipe.optimizer, grads, s.optimizer, s.params, value)
@@ -129,16 +135,17 @@ def _look(
 ) -> dict[str, Tree]:
     """What is seen of the layers at one step, of as many examples as are in memory at once."""
     few = recipe.batch_size // recipe.accumulate
-    return measured(recipe.net, recipe.loss, params, updates, x[:few], y[:few], mode)
+    x, y = jax.tree.map(lambda v: v[:few], (x, y))
+    return measured(recipe.net, recipe.loss, params, updates, x, y, mode)
 
 
-def unseen(
-    recipe: Recipe, data: tuple[jax.Array, jax.Array], transform: Any, state: RunState
-) -> Tree:
+def unseen(recipe: Recipe, data: Pair, transform: Any, state: RunState) -> Tree:
     """What `advance` carries of the layers before anything was seen."""
     if not recipe.watch:
         return ()
-    x, y = (jax.ShapeDtypeStruct((recipe.batch_size, *v.shape[1:]), v.dtype) for v in data)
+    x, y = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct((recipe.batch_size, *v.shape[1:]), v.dtype), data
+    )
     x = jax.eval_shape(transformed, transform, x)
     params, mode = state.params, Train(state.key, state.state)
     shapes = jax.eval_shape(partial(_look, recipe), params, params, x, y, mode)
@@ -192,7 +199,7 @@ def _gradients(
     shares = (
         _shares(v, recipe.accumulate) for v in (recipe.loss.weight(y), recipe.loss.counted(y))
     )
-    x, y = (v.reshape(recipe.accumulate, -1, *v.shape[1:]) for v in (x, y))
+    x, y = jax.tree.map(lambda v: v.reshape(recipe.accumulate, -1, *v.shape[1:]), (x, y))
     pieces = x, y, Train(jax.random.split(mode.key, recipe.accumulate))
     _, shapes = jax.eval_shape(part, s.state, *jax.tree.map(lambda v: v[0], pieces))
     zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), shapes)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jnn.data.checking import check_parts, checked_pair, transformed, whole
+from jnn.data.checking import Pair, check_parts, checked_pair, transformed, whole
 from jnn.diagnostics import LayerStats, named
 from jnn.evaluation import Evaluation, evaluation, scores
 from jnn.gradients import autodiff, backprop
@@ -24,6 +24,7 @@ from jnn.steps import (
     Recipe,
     RunState,
     advance,
+    form_of_one,
     fresh,
     unseen,
 )
@@ -106,7 +107,8 @@ def run(
     the epoch, and those data are then evaluated exactly (`progress.validation`, None elsewhere).
 
     net, loss, optimizer   as everywhere; an optimizer is any (init, update) pair
-    data, validation       (x, y) arrays of equal length n, put on the device once
+    data, validation       (x, y) arrays of equal length n, put on the device once; x may be a
+                           tuple of them, such as sequences and their mask
     epochs, batch_size     every epoch is a fresh shuffle of n // batch_size whole batches; the
                            n % batch_size examples left over are others each time
     key                    jax.random.key(seed), from which all that is random is drawn
@@ -114,7 +116,8 @@ def run(
                            to go on from to the end of `epochs` exactly as if it had never stopped;
                            or `training.start(..., params=mine)`, to begin from those
     transform              fitted preprocessing, whose apply(x) every batch passes through within
-                           the compiled step; uint8 images can so stay bytes on the device
+                           the compiled step (of a tuple the first entry); uint8 images can so
+                           stay bytes on the device
     penalty                what the weights cost, such as jnn.penalties.L2(1e-4); part of the loss
     gradient               "backprop", "autodiff", or a function (net, loss) -> f with the
                            signature of those two; (net, loss, penalty) where there is a penalty
@@ -159,7 +162,7 @@ def run(
         watch,
     )
     arrays, held_out = checked_pair(net, loss, data, validation, transform, batch_size)
-    n = len(arrays[0])
+    n = len(arrays[1])
     if (key is None) == (resume is None):
         raise ValueError(
             f"key and resume are {'both' if resume else 'not'} given; give one of them: "
@@ -252,8 +255,7 @@ def start(
     """
     check_key(key)
     optimizer = pair("start", optimizer)
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    made = _fresh(net, optimizer, tuple(x.shape[1:]), dtype, key)
+    made = _fresh(net, optimizer, form_of_one(x), key)
     for name, given, like in (("params", params, made.params), ("state", state, made.state)):
         if given is not None and (problem := unlike(given, like)):
             raise ValueError(f"{name} is not this network's: {problem}")
@@ -265,16 +267,16 @@ def start(
 
 def _chunks(
     recipe: Recipe,
-    data: tuple[jax.Array, jax.Array],
+    data: Pair,
     transform: Any,
     state: RunState,
     seen: Tree,
     epochs: int,
-    validation: tuple[jax.Array, jax.Array] | None,
+    validation: Pair | None,
     chunk: int | None,
 ) -> Iterator[Progress]:
     net, loss = recipe.net, recipe.loss
-    per_epoch = len(data[0]) // recipe.batch_size
+    per_epoch = len(data[1]) // recipe.batch_size
     first = step = int(state.step)
     steps, total, layers = epochs * per_epoch, 0.0, None
     # Compiles, so that the first chunk's speed is that of the steps.
@@ -354,7 +356,7 @@ def checked_penalty(penalty: Any) -> Penalty | None:
     return penalty
 
 
-_fresh = jax.jit(fresh, static_argnums=(0, 1, 2, 3))
+_fresh = jax.jit(fresh, static_argnums=(0, 1, 2))
 
 
 _advance = jax.jit(advance, static_argnums=0)

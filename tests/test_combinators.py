@@ -135,6 +135,10 @@ def test_rewriting_keeps_names_and_leaves_the_network_alone():
     assert by_path == jnn.rewrite(MLP, lambda p, leaf: jnn.Remat(leaf) if p == "dense2" else leaf)
     with pytest.raises(ValueError, match="lead nowhere"):
         jnn.rewrite(MLP, {"dense7": jnn.ReLU()})
+    with pytest.raises(ValueError, match="it must be a layer, or a function"):
+        jnn.rewrite(MLP, {jnn.ReLU: 3})
+    with pytest.raises(ValueError, match=r"'a\.b' cannot name a layer"):
+        jnn.Named("a.b", jnn.ReLU())
 
 
 def test_frozen_batch_norm_uses_its_moments_in_training():

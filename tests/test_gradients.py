@@ -201,6 +201,14 @@ def test_a_function_without_parameters_adds_none():
     assert (params.keys(), state) == ({"dense1"}, {})
 
 
+def test_a_lifted_init_is_given_arrays_where_only_shapes_are_known():
+    def init(key, x):
+        return {"scale": np.asarray(x).mean() + jnp.ones(x.shape[-1], x.dtype)}
+
+    net = Serial(Dense(3), ("wave", lift(init, wave)))
+    assert net.init(jax.random.key(0), jnp.ones((1, 2)))[0]["wave"]["scale"].tolist() == [1.0] * 3
+
+
 def test_lifted_layers_are_equal_where_their_functions_are():
     assert lift(ones, wave) == lift(ones, wave) != lift(ones, lambda params, x: x)
     assert repr(lift(ones, wave)) == "lift(ones, wave)"

@@ -107,3 +107,13 @@ def test_several_inputs_and_outputs_are_shown():
     (row,) = summary(net, (jnp.ones((2, 5, 4)), jnp.ones((2, 5), bool)))
     assert row.shape == ((5, 3), (3,), (3,))
     assert "(5x3, 3, 3)" in str(summary(net, jnp.ones((2, 5, 4))))
+
+
+def test_of_what_is_recomputed_the_input_is_kept_alone():
+    net, x = (
+        jnn.Repeat(jnn.Remat(jnn.Residual(jnn.Dropout(0.5), jnn.Dense(5))), 3),
+        jnp.ones((4, 5)),
+    )
+    dropout, dense, remat = summary(net, x)
+    assert (dropout.cache_bytes, dense.cache_bytes, remat.cache_bytes) == (0, 0, 3 * 5 * 4)
+    assert (dense.parameters, dense.flops) == (3 * 30, 3 * 2 * 25) and remat.path == "remat"

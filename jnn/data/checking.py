@@ -10,6 +10,8 @@ import numpy as np
 from jnn.layer import Eval, Layer, shape_of
 from jnn.losses import Loss, show_first
 
+Pair = tuple[Any, jax.Array]  # x, an array or a tuple of them, and y
+
 
 def whole(name: str, value: Any) -> int:
     """The value as an int, if it is a whole number of at least 1 that steps can be counted in."""
@@ -31,14 +33,19 @@ def check_parts(net: Any, loss: Any) -> None:
 
 
 def transformed(transform: Any, x: Any) -> Any:
-    """`x` as the network sees it: through `transform.apply`, where there is a transform."""
-    return x if transform is None else transform.apply(x)
+    """`x` as the network sees it: through `transform.apply`, where there is a transform; of a tuple
+    its first entry."""
+    if transform is None:
+        return x
+    return (transform.apply(x[0]), *x[1:]) if isinstance(x, tuple) else transform.apply(x)
 
 
 def checked(
     name: str, net: Layer, loss: Loss, data: tuple[Any, Any], transform: Any = None
-) -> tuple[jax.Array, jax.Array]:
+) -> Pair:
     """The (x, y) of `data` on the device, once what can be wrong with their values is ruled out.
+
+    x is an array, or a tuple of arrays, or of such tuples, for a network of several inputs.
 
     Inside a compiled program nothing could be said of values: a label out of range would count as
     another class, and one number that is not finite would spoil everything after it. So all of it
@@ -69,14 +76,19 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
         )
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}; it must be a pair of arrays (x, y)")
-    x, y = (_host(f"{name}.{part}", v) for part, v in zip("xy", data, strict=True))
-    if len(x) != len(y):
-        raise ValueError(f"{name} has {len(x)} examples in x and {len(y)} in y; they must agree")
-    if len(x) == 0:
+    x, y = _hosts(f"{name}.x", data[0]), _host(f"{name}.y", data[1])
+    for v in jax.tree.leaves(x):
+        if len(v) != len(y):
+            raise ValueError(
+                f"{name} has {len(v)} examples in x and {len(y)} in y; they must agree"
+            )
+    if len(y) == 0:
         raise ValueError(f"{name} holds no examples; there must be at least one")
-    shape = jax.ShapeDtypeStruct((len(x), *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+    shape = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape, jax.dtypes.canonicalize_dtype(v.dtype)), x
+    )
 
-    def predict(key: jax.Array, x: jax.Array, transform: Any) -> jax.Array:
+    def predict(key: jax.Array, x: Any, transform: Any) -> jax.Array:
         x = transformed(transform, x)
         params, state = net.init(key, x)
         return net.forward(params, x, Eval(state))[0]
@@ -88,18 +100,19 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
 
 def checked_pair(
     net: Layer, loss: Loss, data: Any, validation: Any, transform: Any, batch_size: int
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array] | None]:
+) -> tuple[Pair, Pair | None]:
     """`data` and, where given, `validation`, both checked; the first must fill a batch."""
     arrays = checked("data", net, loss, data, transform)
-    if batch_size > len(arrays[0]):
+    if batch_size > len(arrays[1]):
         raise ValueError(
-            f"batch_size is {batch_size}; the data hold only {len(arrays[0])} examples"
+            f"batch_size is {batch_size}; the data hold only {len(arrays[1])} examples"
         )
     if validation is None:
         return arrays, None
     held_out = checked("validation", net, loss, validation, transform)
     got, want = (
-        " and ".join(f"{v.dtype} {v.shape[1:]}" for v in pair) for pair in (held_out, arrays)
+        " and ".join(f"{v.dtype} {v.shape[1:]}" for v in jax.tree.leaves(pair))
+        for pair in (held_out, arrays)
     )
     if got != want:
         raise ValueError(
@@ -107,6 +120,15 @@ def checked_pair(
             "dtypes"
         )
     return arrays, held_out
+
+
+def _hosts(name: str, x: Any) -> Any:
+    """`_host` of an array, or of each of a tuple."""
+    if not isinstance(x, tuple):
+        return _host(name, x)
+    if not x:
+        raise ValueError(f"{name} is an empty tuple; it must hold an array for each input")
+    return tuple(_hosts(f"{name}[{i}]", v) for i, v in enumerate(x))
 
 
 def _host(name: str, v: Any) -> np.ndarray:
@@ -138,7 +160,9 @@ def _host(name: str, v: Any) -> np.ndarray:
     return array
 
 
-def _device(v: Any, host: np.ndarray) -> jax.Array:
+def _device(v: Any, host: Any) -> Any:
+    if isinstance(v, tuple):
+        return tuple(map(_device, v, host))
     if isinstance(v, jax.Array):
         return v
     return jax.device_put(np.array(host, jax.dtypes.canonicalize_dtype(host.dtype), copy=True))

@@ -14,7 +14,7 @@ from jnn.layers.normalization import BatchNorm
 from jnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from jnn.layers.projection import Einsum
 from jnn.layers.recurrent import GRU, LSTM, RNN
-from jnn.layers.reshaping import Flatten, Identity, Last, Pad, Reshape, Transpose
+from jnn.layers.reshaping import Flatten, Identity, Item, Last, Pad, Reshape, Transpose
 from jnn.layers.softmax import LogSoftmax, Softmax
 from jnn.layers.units import Maxout, PReLU
 
@@ -43,6 +43,7 @@ __all__ = [
     "HardSwish",
     "HardTanh",
     "Identity",
+    "Item",
     "Last",
     "LayerNorm",
     "LeakyReLU",

@@ -17,6 +17,7 @@ from jnn.layer import (
     fail,
     floating,
     form,
+    form_of,
     formed,
     shape_of,
 )
@@ -239,6 +240,63 @@ class Pad(Layer):
         shape = tuple(a + n + b for n, (a, b) in zip(x.shape, pairs, strict=True))
         check_cotangent(self, dy, jax.ShapeDtypeStruct(shape, x.dtype))
         return dy[tuple(slice(a, a + n) for n, (a, _) in zip(x.shape, pairs, strict=True))]
+
+
+@dataclass(frozen=True)
+class Item(Layer):
+    """One entry of a tuple: a mask that is to go around a layer, what an LSTM is left with.
+
+        forward    y = x[i], or deeper within, x[i][j]
+        backward   dx = dy at that entry, 0 at all others
+
+    Shapes: x a tuple, of tuples too; y its entry, an array or a tuple; dx is None where x holds
+    integers or booleans.
+    Cache: the shapes and dtypes of x, as arrays of no bytes.
+
+    Raises LayerError, a ValueError, where index is no integer of at least 0 nor a tuple of these, x
+    has no such entry, or dy is not like y.
+
+    >>> import jax, jnn
+    >>> net = jnn.Serial(jnn.LSTM(3, final=True), Item((1, 0)), jnn.Dense(2))  # of (y, (h, c)), h
+    >>> params, _ = net.init(jax.random.key(0), jnp.ones((2, 5, 4)))
+    >>> net.forward(params, jnp.ones((2, 5, 4)), jnn.Eval())[0].shape
+    (2, 2)
+    """
+
+    index: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for i in self._index or (None,):
+            if not isinstance(i, int) or isinstance(i, bool) or i < 0:
+                fail(self, f"index is {self.index!r}; it must be 0, 1, ..., or a tuple of these")
+
+    @property
+    def _index(self) -> tuple[int, ...]:
+        return self.index if isinstance(self.index, tuple) else (self.index,)
+
+    def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Any]:
+        del params, mode
+        y = x
+        for i in self._index:
+            if not isinstance(y, tuple) or i >= len(y):
+                was = f"a tuple of {len(y)}" if isinstance(y, tuple) else form_of(y)
+                fail(self, f"x has no such entry: there is no entry {i} of {was}; give a tuple")
+            y = y[i]
+        return jax.tree.map(jnp.asarray, y), jax.tree.map(form, jax.tree.map(jnp.asarray, x))
+
+    def pull(self, params: Params, cache: Any, dy: Any) -> Any:
+        del params
+
+        def placed(kept: Any, index: tuple[int, ...]) -> Any:
+            if not index:
+                dx = jax.tree.map(_moving, dy)
+                check_cotangent(self, dx, jax.tree.map(lambda v: _moving(formed(v)), kept))
+                return dx
+            zeros = jax.tree.map(lambda v: _moving(jnp.zeros(v.shape[:-1], v.dtype)), kept)
+            i, *rest = index
+            return (*zeros[:i], placed(kept[i], tuple(rest)), *zeros[i + 1 :])
+
+        return placed(cache, self._index)
 
 
 @dataclass(frozen=True)

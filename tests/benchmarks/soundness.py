@@ -30,6 +30,8 @@ def bench() -> str:
     # Row after row, for what is compiled for one check serves the next.
     places = [ROWS[n * len(ROWS) // CHECKS] for n in range(CHECKS)]
     for n, row in enumerate(places):
+        if row is not places[n - 1]:
+            jax.clear_caches()
         print(f"{n + 1} of {CHECKS}: {row.name}", end="\33[K\r", file=sys.stderr)
         regime, key = random.choice(list(REGIMES)), jax.random.key(random.randrange(2**31))
         x = jax.tree.map(jnp.asarray, example(row, jnp.float32).x)

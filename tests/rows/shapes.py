@@ -23,6 +23,10 @@ def chosen(params, x, dy, y, u):
     return np.zeros_like(y), {}, (np.zeros_like(x[0]), None)
 
 
+def picked(params, x, dy, y, u):
+    return np.zeros_like(y), {}, (np.zeros_like(x[0]), (np.zeros_like(x[1][0]), None))
+
+
 JOINED = jnn.Branch(jnn.Dense(2), jnn.Serial(jnn.Dense(3), jnn.Tanh()), join=jnn.Concatenate())
 
 BESIDE = jnn.Branch(jnn.Identity(), jnn.Dense(3), join=jnn.Sum())
@@ -34,6 +38,7 @@ ROWS = [
     Row("pad", jnn.Pad(((1, 0), (2, 1)), 0.5), (2, 3, 2), rounding=rearranged),
     Row("last", jnn.Last(), (2, 3, 4), rounding=rearranged),
     Row("last of ragged", jnn.Last(), ((4, 3, 2), Below(2, (4, 3))), rounding=chosen),
+    Row("item", jnn.Item((1, 0)), ((2, 3), ((4, 2), Below(2, (2, 2)))), rounding=picked),
     Row("sum", jnn.Sum(), ((2, 3), (2, 3), (2, 3)), rounding=added),
     Row("product", jnn.Product(), ((2, 3), (2, 3), (2, 3)), rounding=product),
     Row("concatenate over branches", JOINED, (2, 5)),

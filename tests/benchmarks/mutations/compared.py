@@ -44,8 +44,10 @@ def bench() -> str:
     """The table, and what was missed or misnamed."""
     tasks = [(group, i) for group, cases in GROUPS.items() for i in range(len(cases()))]
     # New processes, for JAX's threads do not live through a fork; as many as cores, for most of
-    # the time goes into compiling, which takes one.
-    pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+    # the time goes into compiling, which takes one; and others after a while, for what is compiled
+    # stays in memory.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(os.cpu_count(), spawn, max_tasks_per_child=40)
     with pool:
         futures = [pool.submit(examined, *task) for task in tasks]
         for n, future in enumerate(as_completed(futures), 1):

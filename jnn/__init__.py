@@ -16,6 +16,7 @@ from jnn import (
     taps,
     training,
 )
+from jnn.asking import backward
 from jnn.compose import (
     Branch,
     Frozen,
@@ -185,6 +186,7 @@ __all__ = [
     "as_function",
     "autodiff",
     "backprop",
+    "backward",
     "check_gradients",
     "check_layer",
     "check_loss",

@@ -184,6 +184,18 @@ class Layer(Printed):
             return self.factored(params, cache, dy)[0]
         return {}
 
+    @property
+    def states_factors(self) -> bool:
+        """Whether it is a leaf that states its factors, or has no parameters to state any for."""
+        kind = type(self)
+        stated = kind.factors is not Layer.factors or kind.factored is not Layer.factored
+        return stated or kind.backward is Layer.backward
+
+    def apart(self, cache: Cache) -> bool:
+        """Whether what comes of an example depends on that example alone."""
+        del cache
+        return True
+
     def observe(self, state: State, cache: Cache) -> State:
         """The state after a training step whose forward pass left `cache`."""
         del cache
@@ -314,6 +326,12 @@ def floating(layer: object, x: Any) -> jax.Array:
     """`x` as an array of floating-point numbers, or an error."""
     check_floating(layer, x)
     return jnp.asarray(x)
+
+
+def known(flag: bool) -> jax.Array:
+    """The flag as an array for a cache, whose value is known while the program is traced."""
+    with jax.ensure_compile_time_eval():
+        return jnp.full((), flag)
 
 
 def form(x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 import jax
 import jax.numpy as jnp
 
+from jnn.factors import is_factor, together
 from jnn.layer import (
     Cache,
     Eval,
@@ -259,7 +260,8 @@ def options(layer: Layer) -> dict[str, Any]:
 def total(*terms: Tree) -> Tree:
     """The sum of trees alike, added in float32 or wider and rounded once.
 
-    None stands where there is no cotangent: for an input of integers, or one of no effect.
+    None stands where there is no cotangent: for an input of integers, or one of no effect. Of
+    factors it is the factor of the sum.
     """
     if len(terms) == 1:
         return terms[0]
@@ -268,12 +270,14 @@ def total(*terms: Tree) -> Tree:
         known = [a for a in v if a is not None]
         if len(known) < 2:
             return known[0] if known else None
+        if is_factor(known[0]):
+            return together(known)
         if len(known) == 2:
             return known[0] + known[1]
         dtype = known[0].dtype
         return reduce(jnp.add, [a.astype(accumulator(dtype)) for a in known]).astype(dtype)
 
-    return jax.tree.map(added, *terms, is_leaf=lambda v: v is None)
+    return jax.tree.map(added, *terms, is_leaf=lambda v: v is None or is_factor(v))
 
 
 def is_floating(v: Any) -> bool:

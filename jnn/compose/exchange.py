@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jnn.compose.base import check_layer_of
-from jnn.layer import Cache, Layer, Mode, Params, State, fail
+from jnn.layer import Cache, Layer, Mode, Params, State, Tree, fail
 
 Backward = Callable[[Layer, Params, Cache, Any], tuple[Params, Any]]
 Pull = Callable[[Layer, Params, Cache, Any], Any]
@@ -37,6 +37,16 @@ class Exchanged(Layer):
             return self.rule(self.layer, params, cache, dy)
         grads, _ = self.layer.backward(params, cache, dy)
         return grads, self.pull(params, cache, dy)
+
+    @property
+    def states_factors(self) -> bool:
+        return self.rule is None and self.layer.states_factors
+
+    def apart(self, cache: Cache) -> bool:
+        return self.layer.apart(cache)
+
+    def factors(self, params: Params, cache: Cache, dy: Any) -> Tree:
+        return self.layer.factored(params, cache, dy)[0]
 
     def pull(self, params: Params, cache: Cache, dy: Any) -> Any:
         if self.pull_rule is None:

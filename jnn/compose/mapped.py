@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.compose.base import Wrapper
+from jnn.factors import Stacked, is_factor, over_slices
 from jnn.layer import (
     OWN,
     Cache,
@@ -97,10 +98,12 @@ class Mapped(Wrapper):
         over = jax.vmap(super().backward, (_axes(params), 0, self.axis), (0, self.axis))
         grads, dx = over(params, cache, dy)
 
-        def summed(path: Any, g: jax.Array) -> jax.Array:
+        def summed(path: Any, g: Any) -> Any:
+            if is_factor(g):
+                return Stacked(g) if _is_own(path) else over_slices(g, self.axis)
             return g if _is_own(path) else g.sum(0, dtype=accumulator(g.dtype)).astype(g.dtype)
 
-        return jax.tree.map_with_path(summed, grads), dx
+        return jax.tree.map_with_path(summed, grads, is_leaf=is_factor), dx
 
     def _slices(self, x: Any) -> int:
         leaves = jax.tree.leaves(x)

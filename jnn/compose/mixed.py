@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.compose.base import Wrapper, is_floating
+from jnn.factors import is_stated
 from jnn.layer import (
     Cache,
     Mode,
@@ -102,12 +103,15 @@ def _cast(tree: Tree, dtype: str | None) -> Tree:
 
 
 def _like(tree: Tree, pattern: Tree) -> Tree:
-    """In the dtypes of the pattern; None, where there is no cotangent, stays."""
+    """In the dtypes of the pattern; None, where there is no cotangent, stays, and factors do."""
+
+    def stays(v: Any) -> bool:
+        return v is None or is_stated(v)
 
     def cast(v: Any, like: Any) -> Any:
-        return None if v is None else v.astype(like.dtype)
+        return v if stays(v) else v.astype(like.dtype)
 
-    return jax.tree.map(cast, tree, pattern, is_leaf=lambda v: v is None)
+    return jax.tree.map(cast, tree, pattern, is_leaf=stays)
 
 
 def _form_as(v: Any, dtype: str | None) -> jax.ShapeDtypeStruct:

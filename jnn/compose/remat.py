@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jnn.compose.base import Wrapper
-from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, Tree
+from jnn.layer import Cache, Eval, Layer, Mode, Params, State, Train, Tree, known
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,13 @@ class Remat(Wrapper):
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         y, cache = super().forward(params, x, mode)
         training = isinstance(mode, Train)
-        # Known at trace time, though its place is that of an array.
-        with jax.ensure_compile_time_eval():
-            flag = jnp.full((), training)
         state = mode.state if jax.tree.leaves(mode.state) else _blank_state(self.layer, x)
         kept = {
             "x": jax.tree.map(jnp.asarray, x),
             # Drawn from a second time, and meant to be.
             "key": jax.random.clone(mode.key) if training else jax.random.key(0),
             "state": state,
-            "training": flag,
+            "training": known(training),
             "observed": self.layer.observed(cache),
         }
         return y, kept

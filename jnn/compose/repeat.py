@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jnn.compose.base import Wrapper
+from jnn.factors import Stacked, is_factor
 from jnn.layer import (
     Cache,
     Eval,
@@ -106,7 +107,11 @@ class Repeat(Wrapper):
             return dx, grads
 
         dx, grads = jax.lax.scan(copy, dy, (params, stacked), length=self.n, reverse=True)
-        return grads, dx
+
+        def stack(v: Any) -> Any:
+            return Stacked(v) if is_factor(v) else v
+
+        return jax.tree.map(stack, grads, is_leaf=is_factor), dx
 
     def observe(self, state: State, cache: Cache) -> State:
         if not jax.tree.leaves(state):

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jnn.factors import Affine, Factor
 from jnn.layer import (
@@ -22,6 +24,7 @@ from jnn.layer import (
     fail,
     floating,
     form_of,
+    known,
     shape_of,
 )
 from jnn.layers.checking import check_positive
@@ -105,7 +108,7 @@ class BatchNorm(Layer):
             "mean": mean,
             "rstd": jax.lax.rsqrt(var + self.eps),
             "var": unbiased,
-            "training": jnp.full((), training),
+            "training": known(training),
         }
         scale, shift = (params[name].astype(wide) for name in ("scale", "shift"))
         return (scale * _standardised(cache) + shift).astype(x.dtype), cache
@@ -135,6 +138,10 @@ class BatchNorm(Layer):
         del params
         xhat = _standardised(cache).astype(dy.dtype)
         return {"scale": Affine(xhat, dy), "shift": Affine(None, dy)}
+
+    def apart(self, cache: dict[str, jax.Array]) -> bool:
+        training = cache["training"]
+        return not isinstance(training, Tracer) and not np.asarray(training).any()
 
     def observe(self, state: State, cache: dict[str, jax.Array]) -> State:
         """The state one training step on; unchanged by an evaluation."""

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
 import jnn
@@ -46,15 +45,16 @@ def bench() -> str:
     # New processes, for JAX's threads do not live through a fork; as many as cores, for most of
     # the time goes into compiling, which takes one; and others after a while, for what is compiled
     # stays in memory.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(os.cpu_count(), spawn, max_tasks_per_child=40)
-    with pool:
-        futures = [pool.submit(examined, *task) for task in tasks]
-        for n, future in enumerate(as_completed(futures), 1):
-            outcome = future.result()
+    spawn, outcomes = multiprocessing.get_context("spawn"), []
+    with spawn.Pool(os.cpu_count(), maxtasksperchild=40) as pool:
+        for n, outcome in enumerate(pool.imap(_examined, tasks), 1):
             print(f"{n} of {len(tasks)}: {outcome.name}", end="\33[K\r", file=sys.stderr)
-    outcomes = [future.result() for future in futures]
+            outcomes.append(outcome)
     return "\n".join([*_table(outcomes), "", *_faults(outcomes), *_spent(outcomes)])
+
+
+def _examined(task: tuple[str, int]) -> Outcome:
+    return examined(*task)
 
 
 def examined(group: str, index: int) -> Outcome:

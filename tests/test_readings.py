@@ -1,0 +1,159 @@
+"""What is read of factors is what vmap(grad) gives, for every leaf; or it is refused by name."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agreement import assert_agree
+from row import example
+from table import ROWS
+
+import jnn
+from jnn.factors import (
+    Outer,
+    dot,
+    each,
+    grad,
+    gram,
+    is_factor,
+    keep,
+    kron,
+    scale,
+    second_moment,
+    sqnorm,
+    total,
+)
+
+READINGS = (grad, each, sqnorm, second_moment, gram, keep)
+STATED = [row for row in ROWS if not row.lifted and "mixed" not in row.name]
+X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+
+def by_example(net, params, x, dy, mode):
+    """Every example's gradient by jax.grad, examples first."""
+
+    def one(x, dy):
+        batch = jax.tree.map(lambda v: v[None], x)
+
+        def loss(params):
+            y, _ = net.forward(params, batch, mode)
+            pairs = zip(jax.tree.leaves(y), jax.tree.leaves(dy), strict=True)
+            return sum(jnp.vdot(a[0], b) for a, b in pairs)
+
+        return jax.grad(loss)(params)
+
+    return jax.vmap(one)(x, dy)
+
+
+def read(net, params, x, dy, mode, of):
+    _, cache = net.forward(params, x, mode)
+    return jnn.backward(net, params, cache, dy, of=of)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", STATED, ids=lambda row: row.name)
+def test_every_cell_of_reading_and_leaf(row, x64):
+    params, state, x, dy = example(row, np.float64)
+    if not jax.tree.leaves(params):
+        pytest.skip("it has no parameters")
+    net, mode = row.layer, jnn.Eval(state)
+
+    @jax.jit
+    def both(params, x, dy):
+        return read(net, params, x, dy, mode, READINGS), by_example(net, params, x, dy, mode)
+
+    (sums, _, norms, squares, products, factors), exact = both(params, x, dy)
+    n = len(jax.tree.leaves(exact)[0])
+    flat = np.concatenate([np.reshape(g, (n, -1)) for g in jax.tree.leaves(exact)], axis=1)
+    assert_agree(sums, jax.tree.map(lambda g: g.sum(0), exact), 1e-10)
+    assert_agree(squares, jax.tree.map(lambda g: (g**2).sum(0), exact), 1e-10)
+    assert_agree(total(norms), (flat**2).sum(1), 1e-10)
+    stacked = [g.reshape(-1, n, n).sum(0) for g in jax.tree.leaves(products)]
+    assert_agree(sum(stacked), flat @ flat.T, 1e-10)
+    c = jnp.linspace(-1.0, 2.0, n)
+    for f, v, g in zip(
+        jax.tree.leaves(factors, is_leaf=is_factor),
+        jax.tree.leaves(params),
+        jax.tree.leaves(exact),
+        strict=True,
+    ):
+        along = dot(f, v).reshape(-1, n).sum(0)
+        assert_agree(along, np.reshape(g, (n, -1)) @ np.reshape(v, -1), 1e-10)
+        assert_agree(grad(scale(f, c)), jnp.tensordot(c, g, 1), 1e-10)
+
+
+def test_answers_come_from_one_traversal_and_dx_is_as_ever(x64):
+    net = jnn.Serial(jnn.Dense(3), jnn.Tanh(), jnn.Dense(2))
+    params, state = net.init(jax.random.key(0), X)
+    y, cache = net.forward(params, X, jnn.Eval(state))
+    expected = net.backward(params, cache, y)
+    assert_agree(jnn.backward(net, params, cache, y), expected, 1e-15)
+    (grads, norms), dx = jnn.backward(net, params, cache, y, of=(grad, sqnorm))
+    assert_agree((grads, dx), expected, 1e-15)
+    assert jax.tree.map(jnp.shape, norms)["dense1"] == {"b": (5,), "w": (5,)}
+
+
+def test_the_curvature_of_one_example_is_the_product_of_its_factors(x64):
+    net, x = jnn.Dense(3), X.astype(np.float64)
+    params, _ = net.init(jax.random.key(0), x)
+    for n in (1, 5):
+        y, cache = net.forward(params, x[:n], jnn.Eval())
+        (parts, factors), _ = jnn.backward(net, params, cache, y, of=(each, kron))
+        flat = parts["w"].reshape(n, -1)
+        a, d = factors["w"]
+        product = jnp.kron(a, d)
+        if n == 1:
+            assert_agree(product, flat.T @ flat, 1e-12)
+        assert product.shape == (12, 12)
+        assert_agree(factors["b"], (parts["b"] ** 2).mean(0), 1e-12)
+
+
+def test_other_rules_of_pulling_back_go_by_the_same_caches():
+    net = jnn.Serial(jnn.Dense(4), jnn.ReLU(), jnn.Dense(2))
+    params, _ = net.init(jax.random.key(0), X)
+    y, cache = net.forward(params, X, jnn.Eval())
+
+    def guided(layer, params, cache, dy):
+        return layer.pull(params, cache, jnp.maximum(dy, 0))
+
+    grads, dx = jnn.backward(net, params, cache, y, pull={jnn.ReLU: guided})
+    exchanged = jnn.rewrite(net, {jnn.ReLU: lambda relu: jnn.with_backward(relu, pull=guided)})
+    assert_agree((grads, dx), exchanged.backward(params, cache, y), 0)
+    norms, same = jnn.backward(net, params, cache, y, of=sqnorm, pull={jnn.ReLU: guided})
+    assert_agree(same, dx, 0)
+    assert norms["dense1"]["w"].shape == (5,)
+
+
+def test_what_has_no_answer_is_refused_by_name():
+    x = jnp.asarray(X)
+    normed = jnn.Serial(jnn.Dense(3), jnn.BatchNorm())
+    params, state = normed.init(jax.random.key(0), x)
+
+    def norms(net, params, mode):
+        y, cache = net.forward(params, x, mode)
+        return jnn.backward(net, params, cache, y, of=sqnorm)[0]
+
+    train = jnn.Train(jax.random.key(0), state)
+    with pytest.raises(ValueError, match=r"batchnorm1 = BatchNorm\(\): in training it makes every"):
+        norms(normed, params, train)
+    with pytest.raises(ValueError, match=r"batchnorm1 = BatchNorm\(\): in training it makes every"):
+        jax.jit(partial(norms, normed))(params, train)
+    frozen = jnn.rewrite(normed, {jnn.BatchNorm: jnn.Frozen})
+    assert norms(frozen, params, train)["dense1"]["b"].shape == (5,)
+    found = jax.jit(partial(norms, normed))(params, jnn.Eval(state))
+    assert found["batchnorm1"]["scale"].shape == (5,)
+
+    lifted = jnn.lift(lambda key, x: {"s": jnp.ones(4, x.dtype)}, lambda p, x: x * p["s"])
+    params, _ = lifted.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="it states only `backward`"):
+        norms(lifted, params, jnn.Eval())
+    plain = jnn.Serial(jnn.lift(lambda key, x: {}, lambda p, x: jnp.sin(x)), jnn.Dense(2))
+    params, _ = plain.init(jax.random.key(0), x)
+    assert norms(plain, params, jnn.Eval())["dense1"]["w"].shape == (5,)
+    with pytest.raises(ValueError, match="of is 3; it must be a reading"):
+        jnn.backward(plain, params, {}, x, of=3)
+    several = jnn.factors.Several((Outer(x, x), Outer(x, x)))
+    with pytest.raises(ValueError, match="a Several factor has no Kronecker form"):
+        kron(several)

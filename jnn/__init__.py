@@ -1,6 +1,8 @@
 """Neural networks as pure functions, with backward passes that are written out and checked."""
 
 from jnn import (
+    attribution,
+    clipping,
     data,
     diagnostics,
     factors,
@@ -11,6 +13,7 @@ from jnn import (
     penalties,
     plots,
     preprocessing,
+    rules,
     schedules,
     search,
     taps,
@@ -184,6 +187,7 @@ __all__ = [
     "Transpose",
     "Unembed",
     "as_function",
+    "attribution",
     "autodiff",
     "backprop",
     "backward",
@@ -192,6 +196,7 @@ __all__ = [
     "check_loss",
     "check_optimizer",
     "check_pair",
+    "clipping",
     "data",
     "diagnostics",
     "ensemble",
@@ -208,6 +213,7 @@ __all__ = [
     "plots",
     "preprocessing",
     "rewrite",
+    "rules",
     "run",
     "sanity",
     "schedules",

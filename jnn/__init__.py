@@ -3,6 +3,7 @@
 from jnn import (
     attribution,
     clipping,
+    curvature,
     data,
     diagnostics,
     factors,
@@ -197,6 +198,7 @@ __all__ = [
     "check_optimizer",
     "check_pair",
     "clipping",
+    "curvature",
     "data",
     "diagnostics",
     "ensemble",

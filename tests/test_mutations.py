@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.mutations import FIRST, LAST
+from benchmarks.mutations import FIRST, LAST, UNSEEN
 from benchmarks.mutations.case import Function, equivalents, planted
 
 from jnn.gradcheck.report import CAUSES
 
-FUNCTIONS = FIRST + LAST
+FUNCTIONS = FIRST + LAST + UNSEEN
 
 
 def test_there_are_enough_and_a_third_was_written_last():
-    bugs, last = planted(FUNCTIONS), planted(LAST)
+    bugs, last = planted(FUNCTIONS), planted(LAST + UNSEEN)
     rewrites = [name for f in FUNCTIONS for name in f.rewrites]
     assert len(bugs) >= 120 and len(FUNCTIONS) >= 20 and len(rewrites) >= 40
     assert 3 * len(last) >= len(bugs)
@@ -47,7 +47,8 @@ def off(case) -> set[str]:
         return jax.vjp(some, *(args[i] for i in floating))
 
     y, exact = of(case.plain)
-    dy = jnp.asarray(np.random.default_rng(0).standard_normal(y.shape))
+    random = np.random.default_rng(0)
+    dy = jax.tree.map(lambda v: jnp.asarray(random.standard_normal(v.shape)), y)
     try:
         hand = of(case.f)[1](dy)
     except ValueError:

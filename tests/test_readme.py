@@ -11,7 +11,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 @pytest.mark.slow
 def test_the_readmes_python_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         exec(block, names)

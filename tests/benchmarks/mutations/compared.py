@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import jnn
 
-from . import FIRST, LAST
+from . import FIRST, LAST, UNSEEN
 from .case import Case, equivalents, planted
 from .peers import PEERS, verdicts
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "first": lambda: planted(FIRST),
     "last": lambda: planted(LAST),
-    "right": lambda: equivalents(FIRST + LAST),
+    "unseen": lambda: planted(UNSEEN),
+    "right": lambda: equivalents(FIRST + LAST + UNSEEN),
 }
 JNN = "`jnn.check_gradients`"
 
@@ -90,31 +91,21 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
 
     caught = {g: sum(bool(o.said) for o in part) for g, part in parts.items()}
     named = {g: sum(o.named for o in part) for g, part in parts.items()}
+    bugs = [group for group in GROUPS if group != "right"]
     lines = [
         "| mutations | bugs caught | named rightly | written last: caught | named rightly "
-        "| rewrites refused |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| by another hand: caught | named rightly | rewrites refused |",
+        f"|---|{'---:|' * (2 * len(bugs) + 1)}",
         row(
             JNN,
-            of(caught["first"], "first"),
-            of(named["first"], "first"),
-            of(caught["last"], "last"),
-            of(named["last"], "last"),
+            *(of(counts[group], group) for group in bugs for counts in (caught, named)),
             of(caught["right"], "right"),
         ),
     ]
     for peer in PEERS:
         against = {g: sum(bool(o.peers[peer]) for o in part) for g, part in parts.items()}
-        lines.append(
-            row(
-                peer,
-                of(against["first"], "first"),
-                "",
-                of(against["last"], "last"),
-                "",
-                of(against["right"], "right"),
-            )
-        )
+        cells = [cell for group in bugs for cell in (of(against[group], group), "")]
+        lines.append(row(peer, *cells, of(against["right"], "right")))
     return lines
 
 

@@ -73,14 +73,15 @@ def _torch(f: Callable[..., Any], args: Args, fast: bool) -> None:
 
     class Ruled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        def forward(ctx: Any, *inputs: torch.Tensor) -> Any:
             ctx.save_for_backward(*inputs)
-            return tensor(f(*(a.numpy() for a in inputs)))
+            return jax.tree.map(tensor, f(*(a.numpy() for a in inputs)))
 
         @staticmethod
         def backward(ctx: Any, *dy: torch.Tensor) -> Any:
             inputs = [a.detach().numpy() for a in ctx.saved_tensors]
-            return tuple(map(tensor, pull(inputs, dy[0].numpy())))
+            each = tuple(d.numpy() for d in dy)
+            return tuple(map(tensor, pull(inputs, each[0] if len(each) == 1 else each)))
 
     inputs = [tensor(np.asarray(a, np.float64)).requires_grad_() for a in args]
     with jax.enable_x64(True):

@@ -36,7 +36,7 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
         # fault of another kind.
         rounded = np.array_equal(at["double"], 2 * at["one"])
         mixed = 1.7 * at["one"] - 37.3 * at["other"]
-        noise = 40 * seen.allowed[i]
+        noise = 40 * np.nan_to_num(seen.allowed[i], nan=0.0, posinf=0.0)
         if at["one"].any() and (at["double"] == at["one"]).all():
             words = "twice the cotangent gives the same gradient"
             found.append(Finding(path, "ignores-cotangent", words, regime=regime))

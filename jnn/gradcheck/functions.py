@@ -317,6 +317,8 @@ class _Check:
         """ "valid" for a slope between those around the point, "outside", or "wrong" around too."""
         # Where the choice made here is the one to make, should it be a slope at all; and at random.
         rng, hand = self.target.rng, seen.hand[i][wrong]
+        if not np.isfinite(hand).all():
+            return "wrong"
         chosen = [np.nan_to_num(h - e) for h, e in zip(seen.hand, seen.exact, strict=True)]
         low, high = np.full_like(hand, np.inf), np.full_like(hand, -np.inf)
         margin = CURVED * (typical(seen.exact[i]) + abs(hand))

@@ -338,25 +338,27 @@ LOGDET = Function(
 
 
 def running(x):
-    return jnp.cumprod(x, 0)
+    return jnp.cumprod(1 + x**2, 0)
 
 
 def running_rule(x, dy, reverse=True, divide=True):
-    d = jax.lax.cumsum(dy * running(x), 0, reverse=reverse)
-    return (d / x if divide else d,)
+    d = 2 * x * jax.lax.cumsum(dy * running(x), 0, reverse=reverse)
+    return (d / (1 + x**2) if divide else d,)
 
 
 RUNNING = Function(
     "running product",
     running,
     running_rule,
-    {"x": 1 + 0.2 * normal("factors", 11, D)},
+    {"x": 0.3 * normal("factors", 11, D)},
     {
         "summed forwards": slip("wrong-operand", x=part(running_rule, 0, reverse=False)),
-        "not divided by x": slip(
+        "not divided by the factor": slip(
             "local-derivative", "wrong-operand", "edge", x=part(running_rule, 0, divide=False)
         ),
-        "own product only": slip("edge", "missing-term", x=lambda x, dy: dy * running(x) / x),
+        "own product only": slip(
+            "edge", "missing-term", x=lambda x, dy: dy * 2 * x * running(x) / (1 + x**2)
+        ),
     },
     {"by autodiff": same(x=lambda x, dy: jax.vjp(running, x)[1](dy)[0])},
 )

@@ -103,8 +103,9 @@ def weigh(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         return total + some(*pair), None
 
     xs, dys = (v[:whole].reshape(-1, size, *v.shape[1:]) for v in (x, dy))
-    rest = some(x[whole:], dy[whole:]) if whole < n else jnp.zeros(shape, accumulator(dy.dtype))
-    return jax.lax.scan(add, rest, (xs, dys))[0]
+    # The last for the first, that what is added to varies over the devices that x and dy do.
+    first = some(x[whole:], dy[whole:]) if whole < n else some(xs[0], dys[0])
+    return jax.lax.scan(add, first, (xs, dys) if whole < n else (xs[1:], dys[1:]))[0]
 
 
 def swapped(w: jax.Array, groups: int) -> jax.Array:

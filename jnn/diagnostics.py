@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jnn import tables
 from jnn.compose.rewriting import stacking, uses
-from jnn.layer import Layer, Mode, Params, Tree
+from jnn.layer import Layer, Mode, Params, Tree, moving
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss
 from jnn.masks import mask, weights
@@ -136,7 +136,7 @@ def measured(
 
 
 def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerStats]:
-    """Readings as `LayerStats`, in the order of the network."""
+    """Readings as `LayerStats`, in the order of the network; of what hands on integers, none."""
     blank: dict[str, Any] = dict.fromkeys(LayerStats._fields[2:])
     return [
         LayerStats(
@@ -145,6 +145,7 @@ def named(net: Layer, readings: Mapping[str, Mapping[str, Any]]) -> list[LayerSt
             **blank | {k: float(v[index]) for k, v in readings[path].items()},
         )
         for path, leaf, index in uses(net)
+        if path in readings
     ]
 
 
@@ -159,6 +160,8 @@ def _readings(
     """What is read of every leaf, stacked over the depth of a repeated one."""
     found = tapped(net, loss, _read)(params, x, y, mode)
     for path, axes in stacking(net).items():
+        if path not in found:
+            continue
         slices = tuple(i for i, axis in enumerate(axes) if axis == "s")
         found[path] = {name: v.mean(axis=slices) for name, v in found[path].items()}
     return found
@@ -166,6 +169,8 @@ def _readings(
 
 def _read(seen: Seen) -> dict[str, jax.Array]:
     y, dy = _numbers(seen.y), _numbers(seen.dy)
+    if y is None:
+        return {}
     found = {"mean": y.mean(), "spread": y.std(), "cotangent": jnp.sqrt(jnp.square(dy).mean())}
     if isinstance(seen.layer, Elementwise):
         slope = seen.layer.df(seen.cache, jnp.ones_like(seen.dy))
@@ -179,9 +184,12 @@ def _read(seen: Seen) -> dict[str, jax.Array]:
     return found
 
 
-def _numbers(tree: Tree) -> jax.Array:
-    """The numbers of a layer's output, be it one array or a tree of them, for accurate sums."""
-    arrays = [v.astype(accumulator(v.dtype)) for v in jax.tree.leaves(tree)]
+def _numbers(tree: Tree) -> Any:
+    """The numbers of a layer's output, be it one array or a tree of them, for accurate sums; None
+    where all it hands on are integers."""
+    arrays = [v.astype(accumulator(v.dtype)) for v in jax.tree.leaves(moving(tree))]
+    if not arrays:
+        return None
     return arrays[0] if len(arrays) == 1 else jnp.concatenate([v.ravel() for v in arrays])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jnn.layer import (
     Cache,
@@ -18,6 +19,7 @@ from jnn.layer import (
     fail,
     form,
     formed,
+    moving,
     unlike,
 )
 from jnn.losses import Loss
@@ -123,7 +125,7 @@ def as_function(net: Layer) -> Callable[[Params, Any, Mode], Any]:
 
     def bwd(kept: tuple[Params, Cache], dy: Any) -> tuple[Params, Any, None]:
         params, cache = kept
-        grads, dx = net.backward(params, cache, dy)
+        grads, dx = net.backward(params, cache, moving(dy))
         return _like(grads, params), dx, None
 
     function.defvjp(fwd, bwd)
@@ -162,9 +164,11 @@ class Lifted(Layer):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         del params
-        vjp, y = cache
-        check_cotangent(self, dy, jax.tree.map(formed, y))
-        return vjp(dy)
+        vjp, kept = cache
+        y, dy = jax.tree.map(formed, kept), moving(dy)
+        check_cotangent(self, dy, moving(y))
+        grads, dx = vjp(jax.tree.map(_cotangent, y, dy, is_leaf=lambda v: v is None))
+        return grads, moving(dx)
 
 
 def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], Any]) -> Layer:
@@ -190,9 +194,15 @@ def lift(init: Callable[[jax.Array, Any], Params], fn: Callable[[Params, Any], A
     return Lifted(init, fn)
 
 
+def _cotangent(y: Any, dy: Any) -> Any:
+    """What jax.vjp takes: for an output of integers, which has no cotangent, float0."""
+    return np.zeros(y.shape, jax.dtypes.float0) if dy is None else dy
+
+
 def _example(v: Any) -> Any:
     """An array where only its shape is known, for few functions of others take these."""
-    return jnp.zeros(v.shape, v.dtype) if isinstance(v, jax.ShapeDtypeStruct) else v
+    known = not isinstance(v, jax.ShapeDtypeStruct)
+    return v if known else jnp.zeros(v.shape, jax.dtypes.canonicalize_dtype(v.dtype))
 
 
 def _name(f: Callable[..., Any]) -> str:

@@ -173,6 +173,8 @@ class Layer(Printed):
         """dx alone: the cotangent pulled back through this layer."""
         if type(self).factored is not Layer.factored:
             return self.factored(params, cache, dy)[1]
+        if type(self).backward is not Layer.backward:
+            return self.backward(params, cache, dy)[1]
         raise NotImplementedError(
             f"{type(self).__name__} must define pull(params, cache, dy) -> dx, "
             "or backward(params, cache, dy) -> (grads, dx)"
@@ -348,6 +350,20 @@ def form(x: jax.Array) -> jax.Array:
 def formed(kept: jax.Array) -> jax.ShapeDtypeStruct:
     """The shape and dtype that `form` put into a cache."""
     return jax.ShapeDtypeStruct(kept.shape[:-1], kept.dtype)
+
+
+def moving(tree: Tree) -> Tree:
+    """The tree with None for what has no cotangent: integers, and the float0 that JAX has of them.
+
+    >>> moving((jnp.ones(1), jnp.ones(1, bool)))[1] is None
+    True
+    """
+
+    def one(v: Any) -> Any:
+        floating = jnp.issubdtype(getattr(v, "dtype", jnp.float32), jnp.floating)
+        return v if floating else None
+
+    return jax.tree.map(one, tree)
 
 
 def check_cotangent(layer: object, dy: Any, y: Any) -> None:

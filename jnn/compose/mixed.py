@@ -8,17 +8,7 @@ import jax.numpy as jnp
 
 from jnn.compose.base import Wrapper, is_floating
 from jnn.factors import is_stated
-from jnn.layer import (
-    Cache,
-    Mode,
-    Params,
-    State,
-    Tree,
-    check_cotangent,
-    fail,
-    form,
-    formed,
-)
+from jnn.layer import Cache, Mode, Params, State, Tree, check_cotangent, fail, form, formed, moving
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,8 @@ class MixedPrecision(Wrapper):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         y = jax.tree.map(lambda kept: _form_as(formed(kept), self.output), cache["y"])
-        check_cotangent(self, dy, y)
+        dy = moving(dy)
+        check_cotangent(self, dy, moving(y))
         dy = _like(dy, cache["y"])
         grads, dx = super().backward(_cast(params, self.compute), cache["cache"], dy)
         return _like(grads, params), _like(dx, cache["x"])

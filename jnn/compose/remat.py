@@ -48,7 +48,7 @@ class Remat(Wrapper):
         kept = {
             "x": jax.tree.map(jnp.asarray, x),
             # Drawn from a second time, and meant to be.
-            "key": jax.random.clone(mode.key) if training else jax.random.key(0),
+            "key": _typed(jax.random.clone(mode.key)) if training else jax.random.key(0),
             "state": state,
             "training": known(training),
             "observed": self.layer.observed(cache),
@@ -57,14 +57,15 @@ class Remat(Wrapper):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         training = cache["training"]
-        # A cache may be pulled back more than once, with the same random numbers.
-        key = jax.random.clone(cache["key"])
-        given = params, {"x": cache["x"], "key": key, "state": cache["state"]}, dy
+        # As numbers, for a cache may be pulled back more than once, with the same random numbers.
+        bits, impl = jax.random.key_data(cache["key"]), jax.random.key_impl(cache["key"])
+        given = params, {"x": cache["x"], "bits": bits, "state": cache["state"]}, dy
 
         def again(train: bool) -> tuple[Params, Any]:
             # dy too, so that the second pass cannot begin before it is needed.
             params, kept, dy = jax.lax.optimization_barrier(given)
-            mode = Train(kept["key"], kept["state"]) if train else Eval(kept["state"])
+            key = jax.random.wrap_key_data(kept["bits"], impl=impl)
+            mode = Train(key, kept["state"]) if train else Eval(kept["state"])
             _, inner = self.layer.forward(params, kept["x"], mode)
             return super(Remat, self).backward(params, inner, dy)
 
@@ -77,6 +78,12 @@ class Remat(Wrapper):
 
     def observed(self, cache: Cache) -> Cache:
         return {"observed": cache["observed"]}
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    """The key, of JAX's older kind too, as one of the newer."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
 
 
 def _blank_state(layer: Layer, x: Any) -> State:

@@ -72,7 +72,9 @@ class Repeat(Wrapper):
         def once(params: Params, state: State, x: Any) -> Any:
             return self.layer.forward(_at(0, params), x, Eval(_at(0, state)))[0]
 
-        self._check_alike(x, jax.eval_shape(once, params, state, x))
+        # As JAX takes it: numpy's float64 is none where x64 is off.
+        like = jax.eval_shape(lambda x: jax.tree.map(jnp.asarray, x), x)
+        self._check_alike(like, jax.eval_shape(once, params, state, x))
         return params, state
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:

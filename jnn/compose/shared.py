@@ -53,8 +53,9 @@ class Shared(Wrapper):
         for pair in pairs:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_path, pair))):
                 fail(self, f"places holds {pair!r}; give {{place: source}}, by dotted paths")
-        for place, source in self._pairs():
-            for other in (path for pair in self._pairs() for path in pair if pair[0] != place):
+        for i, (place, source) in enumerate(self._pairs()):
+            rest = (*self._pairs()[:i], *self._pairs()[i + 1 :])
+            for other in (path for pair in rest for path in pair):
                 if (other[: len(place)] == place) or (place[: len(other)] == other):
                     fail(
                         self,

@@ -182,7 +182,7 @@ def _all(
                         found[name] = _records(label, content, member.size, classes)
             while packed and stream.read(CHUNK):
                 pass  # at its end gzip compares the CRC
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OverflowError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path}: is no sound tar archive ({error}); give the folder that holds the files, or "
             "fetch it again"
@@ -198,7 +198,7 @@ class _Bounded:
         self._stream, self.seek, self.tell = stream, stream.seek, stream.tell
 
     def read(self, size: int) -> bytes:
-        if size > MOST_AT_ONCE:
+        if not 0 <= size <= MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._stream.read(size)
 

@@ -273,7 +273,7 @@ class _Edited(Walk):
             return
         if len(values) == 1:
             (v,) = values
-            if v.shape == y.shape and v.dtype == y.dtype:
+            if jnp.shape(v) == y.shape and getattr(v, "dtype", None) == y.dtype:
                 edge = name == "neg" and backward
                 cause = (
                     "wrong-operand" if name in PLACES else "edge" if edge else "local-derivative"

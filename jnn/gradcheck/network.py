@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from jnn.gradcheck.finite_differences import ERROR_BARS, Slope, slope
 from jnn.gradcheck.target import exactly
-from jnn.layer import Layer, Mode, Params, unlike
+from jnn.layer import Layer, Mode, Params, moving, unlike
 from jnn.losses import Loss
 
 AUTODIFF_BOUND = 1e-12  # of two float64 evaluations of one formula: thousands of roundings
@@ -100,10 +100,11 @@ def check_network(
         prediction = jax.eval_shape(lambda p, x, m: net.forward(p, x, m)[0], params, x, mode)
         point_key, weight_key, key = jax.random.split(key, 3)
         dy, guess = jax.random.normal(point_key, (2, *prediction.shape))
-        cotangents = dy, jax.random.normal(weight_key, (len(x),))
+        examples = len(jax.tree.leaves(x)[0])
+        cotangents = dy, jax.random.normal(weight_key, (examples,))
         point = {"params": params, "loss": guess}
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            point["x"] = x
+        if jax.tree.leaves(moving(x)):
+            point["x"] = moving(x)
         leaves = jax.tree.leaves_with_path(point)
         # An argument, because XLA would spend seconds on folding so large a constant.
         owner = np.repeat(np.arange(len(leaves)), [leaf.size for _, leaf in leaves])
@@ -113,7 +114,7 @@ def check_network(
             LeafCheck(_name(path), leaf.shape, *(float(v[i]) for v in results))
             for i, (path, leaf) in enumerate(leaves)
         ),
-        examples=len(x),
+        examples=examples,
     )
 
 
@@ -122,7 +123,7 @@ def _compare(
     net: Layer,
     loss: Loss,
     point: dict[str, Any],
-    x: jax.Array,
+    x: Any,
     y: jax.Array,
     mode: Mode,
     key: jax.Array,
@@ -138,9 +139,15 @@ def _compare(
     flat, unravel = ravel_pytree(point)
     sizes = np.array([leaf.size for leaf in jax.tree.leaves(point)])
 
+    def placed(flat: jax.Array) -> dict[str, Any]:
+        """The point, with what x holds of integers."""
+        at = {"x": moving(x)} | unravel(flat)
+        whole = jax.tree.map(lambda a, b: b if a is None else a, at["x"], x, is_leaf=_is_none)
+        return at | {"x": whole}
+
     def values(flat: jax.Array) -> jax.Array:
         """Of the network and of the loss; apart, for the rounding of one could swamp the other."""
-        at = {"x": x} | unravel(flat)
+        at = placed(flat)
         prediction, _ = net.forward(at["params"], at["x"], mode)
         costs, _ = each.forward(at["loss"], y)
         return jnp.stack([jnp.vdot(dy, prediction), jnp.vdot(dvalues, costs)])
@@ -149,7 +156,7 @@ def _compare(
         return jax.grad(lambda flat: values(flat).sum())(flat)
 
     def by_hand(flat: jax.Array) -> jax.Array:
-        at = {"x": x} | unravel(flat)
+        at = placed(flat)
         _, cache = net.forward(at["params"], at["x"], mode)
         grads, dx = net.backward(at["params"], cache, dy)
         _, kept = each.forward(at["loss"], y)
@@ -185,6 +192,10 @@ def _compare(
         jnp.abs(leaf_sums(hand * u) - measured.value) / (norms * unit),
         measured.error / (norms * unit),
     )
+
+
+def _is_none(v: Any) -> bool:
+    return v is None
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -244,7 +244,8 @@ def _expm1_of_negative(x: jax.Array) -> jax.Array:
 
 def _check_at_least_zero(layer: Elementwise, name: str) -> None:
     value = getattr(layer, name)
-    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= float(value) < math.inf:
         fail(layer, f"{name} is {value!r}; it must be a finite number of at least 0")
     # A numpy scalar would decide the dtype of y.
     object.__setattr__(layer, name, float(value))

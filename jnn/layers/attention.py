@@ -27,6 +27,7 @@ from jnn.layer import (
 )
 from jnn.layers.checking import (
     check_dtype,
+    check_flags,
     check_initializer,
     check_params,
     check_positive,
@@ -55,6 +56,7 @@ class Attends(Layer):
     bias: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_whole(self, "heads")
         for name in ("kv_heads", "dim"):
             if getattr(self, name) is not None:
@@ -90,6 +92,7 @@ class Attends(Layer):
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[jax.Array, Cache]:
         x, z, mask = self._checked(x)
+        x, z = jnp.asarray(x), None if z is None else jnp.asarray(z)
         self._check_params(params, x, z)
         if z is None:
             q, k, v = _projected(params, "qkv", x)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 
 from jnn.layer import Layer, Params, fail, form_of, shape_of
 
@@ -29,6 +31,14 @@ def check_integer(layer: Layer, name: str) -> None:
     if not is_whole(value):
         fail(layer, f"{name} is {value!r}; it must be an integer, -1 for the last axis")
     object.__setattr__(layer, name, int(value))
+
+
+def check_flags(layer: Layer) -> None:
+    """Refuses a field that switches something on or off and is neither True nor False."""
+    for f in fields(cast(Any, layer)):
+        value = getattr(layer, f.name)
+        if isinstance(f.default, bool) and not isinstance(value, bool | np.bool_):
+            fail(layer, f"{f.name} is {value!r}; it must be True or False")
 
 
 def check_positive(layer: Layer, name: str) -> None:

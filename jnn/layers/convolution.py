@@ -20,7 +20,14 @@ from jnn.layer import (
     floating,
     shape_of,
 )
-from jnn.layers.checking import check_dtype, check_initializer, check_params, check_whole, is_whole
+from jnn.layers.checking import (
+    check_dtype,
+    check_flags,
+    check_initializer,
+    check_params,
+    check_whole,
+    is_whole,
+)
 
 Sizes = int | tuple[int, ...]  # one for all axes, or one for each
 Padding = str | int | tuple[tuple[int, int], ...]
@@ -41,6 +48,7 @@ class Convolves(Layer):
     form: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_whole(self, "features")
         check_whole(self, "groups")
         for name in ("kernel_size", "stride", "dilation"):

@@ -20,7 +20,7 @@ from jnn.layer import (
     form_of,
     shape_of,
 )
-from jnn.layers.checking import check_whole
+from jnn.layers.checking import check_flags, check_whole
 from jnn.precision import matmul
 
 
@@ -53,6 +53,7 @@ class Dense(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_whole(self, "features")
         if not callable(self.weight):
             fail(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.layer import Layer, Mode, Params, Train, check_cotangent, fail, floating, form, formed
+from jnn.layers.checking import check_flags
 from jnn.precision import accumulator
 
 
@@ -48,6 +49,7 @@ class Dropout(Layer):
     inverted: bool = True
 
     def __post_init__(self) -> None:
+        check_flags(self)
         number = isinstance(self.rate, Real) and not isinstance(self.rate, bool)
         if not number or not 0 <= self.rate < 1:
             fail(

@@ -23,6 +23,7 @@ from jnn.layer import (
 )
 from jnn.layers.checking import (
     check_dtype,
+    check_flags,
     check_initializer,
     check_params,
     check_positive,
@@ -127,6 +128,7 @@ class Unembed(Layer):
     bias: bool = False
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_whole(self, "vocabulary")
         check_initializer(self, "weight")
 

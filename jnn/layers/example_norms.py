@@ -19,7 +19,7 @@ from jnn.layer import (
     floating,
     shape_of,
 )
-from jnn.layers.checking import check_dtype, check_params, check_positive, check_whole
+from jnn.layers.checking import check_dtype, check_flags, check_params, check_positive, check_whole
 from jnn.precision import accumulator
 
 
@@ -38,6 +38,7 @@ class ExampleNorm(Layer):
     centred: ClassVar[bool] = True  # whether a mean is taken off
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_positive(self, "eps")
 
     def grouped(self, x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:

@@ -114,7 +114,8 @@ class MaxPool(Pools):
 
     def pull(self, params: Params, cache: dict[str, jax.Array], dy: jax.Array) -> jax.Array:
         del params
-        x, won = formed(cache["x"]), cache["won"]
+        # Or XLA, where it compiles both passes, makes `won` anew for each place of the window.
+        x, won = formed(cache["x"]), jax.lax.optimization_barrier(cache["won"])
         check_cotangent(self, dy, jax.ShapeDtypeStruct(won.shape, x.dtype))
 
         def part(i: Any, won: jax.Array, dy: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from jnn.layer import (
     floating,
     shape_of,
 )
-from jnn.layers.checking import check_dtype, check_initializer, check_params, is_whole
+from jnn.layers.checking import check_dtype, check_flags, check_initializer, check_params, is_whole
 from jnn.precision import matmul
 
 
@@ -75,6 +75,7 @@ class Einsum(Layer):
     bias: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_flags(self)
         sizes: Any = self.sizes
         several = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,)
         new = self._axes().new

@@ -20,7 +20,13 @@ from jnn.layer import (
     shape_of,
     unlike,
 )
-from jnn.layers.checking import check_dtype, check_initializer, check_params, check_whole
+from jnn.layers.checking import (
+    check_dtype,
+    check_flags,
+    check_initializer,
+    check_params,
+    check_whole,
+)
 from jnn.precision import accumulator, matmul, wide_matmul
 
 Hidden = tuple[jax.Array, ...]  # what is remembered, each (n, features): h, or h and c
@@ -45,10 +51,8 @@ class Recurrent(Layer):
     remembered: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
+        check_flags(self)
         check_whole(self, "features")
-        for name in ("final", "reverse"):
-            if not isinstance(getattr(self, name), bool):
-                fail(self, f"{name} is {getattr(self, name)!r}; it must be True or False")
         check_initializer(self, "weight")
         check_initializer(self, "recurrent")
 
@@ -82,9 +86,10 @@ class Recurrent(Layer):
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, dict[str, Any]]:
         del mode
         x, mask, initial = self._checked(x)
+        x = jnp.asarray(x)
         check_params(self, params, self._shapes(x))
         check_dtype(self, x, params)
-        x, wide = jnp.asarray(x), accumulator(x.dtype)
+        wide = accumulator(x.dtype)
         if mask is not None:
             # Padding may hold anything, NaN too, and 0 times NaN would be NaN in dw.
             x = jnp.where(mask[..., None], x, 0)
@@ -152,7 +157,9 @@ class Recurrent(Layer):
     def _begin(self, x: jax.Array, initial: Hidden | None) -> Hidden:
         wide = accumulator(x.dtype)
         if initial is None:
-            return tuple(jnp.zeros((len(x), self.features), wide) for _ in self.remembered)
+            # Made of x, so that it varies over the devices that x does, where a loop is sharded.
+            nothing = x[:, :0].sum((1, 2), wide)[:, None]
+            return (jnp.broadcast_to(nothing, (len(x), self.features)),) * len(self.remembered)
         return tuple(jnp.asarray(v).astype(wide) for v in initial)
 
     def _before(self, begin: jax.Array, seen: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from jnn.layer import (
     form,
     form_of,
     formed,
+    moving,
     shape_of,
 )
 from jnn.layers.checking import is_whole
@@ -82,14 +83,9 @@ class Identity(Layer):
 
     def pull(self, params: Params, cache: Any, dy: Any) -> Any:
         del params
-        dx = jax.tree.map(_moving, dy)
-        check_cotangent(self, dx, jax.tree.map(lambda v: _moving(formed(v)), cache))
+        dx = moving(dy)
+        check_cotangent(self, dx, moving(jax.tree.map(formed, cache)))
         return dx
-
-
-def _moving(v: Any) -> Any:
-    """None for an array of integers, which has no cotangent."""
-    return v if jnp.issubdtype(getattr(v, "dtype", jnp.float32), jnp.floating) else None
 
 
 @dataclass(frozen=True)
@@ -289,10 +285,10 @@ class Item(Layer):
 
         def placed(kept: Any, index: tuple[int, ...]) -> Any:
             if not index:
-                dx = jax.tree.map(_moving, dy)
-                check_cotangent(self, dx, jax.tree.map(lambda v: _moving(formed(v)), kept))
+                dx = moving(dy)
+                check_cotangent(self, dx, moving(jax.tree.map(formed, kept)))
                 return dx
-            zeros = jax.tree.map(lambda v: _moving(jnp.zeros(v.shape[:-1], v.dtype)), kept)
+            zeros = moving(jax.tree.map(lambda v: jnp.zeros(v.shape[:-1], v.dtype), kept))
             i, *rest = index
             return (*zeros[:i], placed(kept[i], tuple(rest)), *zeros[i + 1 :])
 

@@ -24,6 +24,7 @@ from jnn.layer import (
     formed,
     shape_of,
 )
+from jnn.layers.checking import check_flags
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class PReLU(Layer):
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.slope, Real) or not math.isfinite(self.slope):
+        check_flags(self)
+        number = isinstance(self.slope, Real) and not isinstance(self.slope, bool)
+        if not number or not math.isfinite(self.slope):
             fail(self, f"slope is {self.slope!r}; it must be a finite number")
         # A numpy scalar would decide the dtype of s.
         object.__setattr__(self, "slope", float(self.slope))

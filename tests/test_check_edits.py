@@ -70,7 +70,7 @@ WRONG = {
     "epsilon": (
         norm_rule(eps=0),
         (X, GAIN),
-        "local-derivative",
+        "missing-term",
         "the term 0.01 of `add` is missing",
     ),
     "gain twice": (norm_rule(gain=jnp.square), (X, GAIN), "local-derivative", "args[1] is squared"),

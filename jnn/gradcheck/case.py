@@ -27,6 +27,7 @@ class Case(NamedTuple):
     hand: np.ndarray
     exact: np.ndarray
     wrong: np.ndarray  # which elements
+    rounded: bool  # whether twice the cotangent gives twice of it, and sums not quite their sum
     others: Mapping[str, np.ndarray]  # the exact gradients of the other leaves
     known: Mapping[str, np.ndarray]  # arguments, outputs, cotangents by name
     constants: Mapping[str, float]  # by name, to recognise a factor by

@@ -118,7 +118,11 @@ def times(case: Case) -> Cause | None:
                 continue
             for power, words in POWERS.items():
                 rest = ratio / tensor**power
-                if np.isfinite(rest).all() and np.ptp(rest) <= EXPLAINED * abs(rest).max():
+                if (
+                    rest.any()
+                    and np.isfinite(rest).all()
+                    and np.ptp(rest) <= EXPLAINED * abs(rest).max()
+                ):
                     k = rest.flat[0]
                     by = "" if abs(k - 1) <= EXPLAINED else f"{named(k, case.constants)} times "
                     return Cause("local-derivative", f"it is off by {by}{words}{name}")
@@ -137,7 +141,11 @@ def _short(source: str) -> str:
 _SAID: dict[str, Callable[[Variant], tuple[str, str]]] = {
     "edge": lambda v: ("edge", f"{_through(v)} is missing"),
     "line": lambda v: ("edge", "the derivative through all of this line is missing"),
-    "own": lambda v: ("local-derivative", f"that of `{v.primitive}` is missing"),
+    "own": lambda v: (
+        ("extra-term", "it goes where a stop_gradient must stop it")
+        if v.primitive == "stop_gradient"
+        else ("local-derivative", f"that of `{v.primitive}` is missing")
+    ),
     "operand": lambda v: (
         "wrong-operand",
         f"in {_through(v)} stands {v.other} where {v.meant} belongs",

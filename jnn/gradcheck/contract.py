@@ -11,6 +11,7 @@ import numpy as np
 
 from jnn.gradcheck.finite_differences import ERROR_BARS, slope
 from jnn.gradcheck.flat import Flat, gradient
+from jnn.gradcheck.primal import BRIEFLY
 from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target, close, compiled, compiled_exact, root_mean_square, typical
@@ -32,12 +33,13 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
         at = {name: gradients[i] for name, gradients in seen.contract.items()}
         if not np.isfinite(at["one"]).all():
             continue
-        # What is rounded to a narrow dtype is so alike at twice the cotangent, but not at sums: a
-        # fault of another kind.
-        rounded = np.array_equal(at["double"], 2 * at["one"])
         mixed = 1.7 * at["one"] - 37.3 * at["other"]
         noise = 40 * np.nan_to_num(seen.allowed[i], nan=0.0, posinf=0.0)
-        if at["one"].any() and (at["double"] == at["one"]).all():
+        if (
+            at["one"].any()
+            and (at["double"] == at["one"]).all()
+            and (close(at["other"], at["one"], unit, LINEAR))
+        ):
             words = "twice the cotangent gives the same gradient"
             found.append(Finding(path, "ignores-cotangent", words, regime=regime))
         elif at["zero"].any():
@@ -45,11 +47,23 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
             found.append(Finding(path, "constant-term", words, regime=regime))
         elif not (
             close(at["double"], 2 * at["one"], unit, LINEAR, noise)
-            and close(at["mixed"], mixed, unit, NARROW if rounded else LINEAR, noise)
+            and close(at["mixed"], mixed, unit, NARROW if exact_twice(at) else LINEAR, noise)
         ):
             words = "the gradient at a sum of cotangents is not the sum of the gradients"
             found.append(Finding(path, "nonlinear", words, regime=regime))
     return found
+
+
+def exact_twice(at: dict[str, np.ndarray]) -> bool:
+    """Whether twice the cotangent gives exactly twice the gradient, as what is rounded does too."""
+    return np.array_equal(at["double"], 2 * at["one"])
+
+
+def rounded(seen: Seen, i: int, unit: float) -> bool:
+    """Whether leaf i's gradient is linear but for the rounding of a narrow dtype."""
+    at = {name: gradients[i] for name, gradients in seen.contract.items()}
+    mixed, noise = 1.7 * at["one"] - 37.3 * at["other"], np.nan_to_num(40 * seen.allowed[i])
+    return exact_twice(at) and not close(at["mixed"], mixed, unit, LINEAR, noise)
 
 
 def again(target: Target) -> tuple[list[Finding], list[str]]:
@@ -136,7 +150,7 @@ def witnessed(target: Target) -> list[Finding]:
     return found
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _slopes(f: Flat, leaves: Any, others: Any, v: Any, ways: Any) -> Any:
     """For each leaf the slope, its error bar, and what the gradient says it is."""
 
@@ -181,7 +195,7 @@ def _ends(found: Any) -> list[Any]:
     return [y[0], *grads]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _vmapped(f: Flat, leaves: Any, others: Any, v: Any) -> Any:
     twice = jax.tree.map(lambda a: jnp.stack([a, a]), (leaves, v))
     return jax.vmap(lambda leaves, v: gradient(f, leaves, others, v))(*twice)

@@ -11,10 +11,11 @@ import numpy as np
 
 from jnn.gradcheck.case import Case, constants, same
 from jnn.gradcheck.causes import explain
+from jnn.gradcheck.contract import rounded
 from jnn.gradcheck.edits import Edit, Edits
 from jnn.gradcheck.exact import exact_gradient
 from jnn.gradcheck.flat import Flat
-from jnn.gradcheck.primal import Values
+from jnn.gradcheck.primal import BRIEFLY, Values
 from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.target import Target, compiled, compiled_exact, typical
@@ -53,6 +54,7 @@ class Diagnosis:
             seen.hand[i],
             seen.exact[i],
             self.wrong[i],
+            rounded(seen, i, target.unit),
             others,
             named,
             constants(shapes, self.known),
@@ -175,7 +177,7 @@ def _along(which: Any, axis: int, a: Any) -> Any:
     return which.reshape(-1, *[1] * (a.ndim - axis - 1))
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5))
+@partial(jax.jit, static_argnums=(0, 4, 5), compiler_options=BRIEFLY)
 def _parts(reference: Flat, leaves: Any, others: Any, v: Any, n: int, axis: int) -> Any:
     def part(k: jax.Array) -> Any:
         only = tuple(jnp.where(_along(jnp.arange(n) == k, axis, a), a, 0) for a in v)

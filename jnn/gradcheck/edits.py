@@ -18,7 +18,7 @@ import numpy as np
 
 from jnn.gradcheck.exact import exact_gradient
 from jnn.gradcheck.flat import Flat
-from jnn.gradcheck.primal import Walk, called, evaluated, source
+from jnn.gradcheck.primal import BRIEFLY, Walk, called, evaluated, source
 
 MOST = 4000  # edits, and of numbers in the gradients of all of them
 NUMBERS = 2e7
@@ -285,7 +285,8 @@ class _Edited(Walk):
         what = "term" if name in TERMS else "factor"
         for v, var, lost in zip(values, eqn.invars, self.named(eqn, values)[::-1], strict=True):
             constant = name in ("mul", "div") and hasattr(eqn.invars[var is eqn.invars[0]], "val")
-            cause = "edge" if backward and (name in TERMS or constant) else "local-derivative"
+            cause = "missing-term" if name in TERMS and not backward else "local-derivative"
+            cause = "edge" if backward and (name in TERMS or constant) else cause
             group = f"{name} {lost}" if backward and constant else ""
             words = f"the {what} {lost} of `{name}` is missing"
             v = 1 / v if name == "div" and var is eqn.invars[1] else v
@@ -407,7 +408,7 @@ class Edits:
         return [edit for edit, _ in made], tuple(map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=BRIEFLY)
 def _gradients(of: Edits, sites: Any, leaves: Any, others: Any, v: Any, rows: jax.Array) -> Any:
     def gradient(row: jax.Array) -> Any:
         walk = _Edited(of.names, dict(zip(sites, row, strict=True)))

@@ -172,8 +172,13 @@ class _Slopes:
         return self.gradient(self.of, args[: self.n], *args[self.n :])[1]
 
 
-def checked(target: Target, regimes: Sequence[str], known: Mapping[str, float]) -> Report:
-    """The report on a target, up to the first regime in which something is wrong."""
+def checked(
+    target: Target, regimes: Sequence[str], known: Mapping[str, float], contract: bool = True
+) -> Report:
+    """The report on a target, up to the first regime in which something is wrong.
+
+    Without `contract` it is not called again in other ways, nor in low precision.
+    """
     if problem := target.refused():
         return Report((Finding("", "structure", problem),), {}, ())
     check = _Check(target, known)
@@ -192,7 +197,7 @@ def checked(target: Target, regimes: Sequence[str], known: Mapping[str, float]) 
             break
         for path, s in zip(target.paths, strength or (), strict=True):
             power[path] = weakest(power.get(path, s), s)
-    if not found:
+    if not found and contract:
         found, notes = again(target)
         found += numerics(target)
         check.notes += notes

@@ -31,6 +31,10 @@ ARITHMETIC |= {
 DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
 
+# Programs here are compiled more than they are run.
+BRIEFLY = {"xla_backend_optimization_level": "0"}
+
+
 class Walk:
     """An evaluation of a program, equation by equation, without its custom rules.
 

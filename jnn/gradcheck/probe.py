@@ -10,6 +10,7 @@ import numpy as np
 from jnn.gradcheck.exact import Measured, exact_gradient
 from jnn.gradcheck.finite_differences import ERROR_BARS
 from jnn.gradcheck.flat import Flat, gradient
+from jnn.gradcheck.primal import BRIEFLY
 
 REPLICATES = 6  # of a point, a few ulps apart: enough to know the spread of rounding errors
 SPREADS = 12  # standard deviations of that spread are still rounding
@@ -96,7 +97,7 @@ def look(
 CONTRACT = {"zero": (0, 0), "one": (1, 0), "double": (2, 0), "other": (0, 1), "mixed": (1.7, -37.3)}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=BRIEFLY)
 def _looked(
     f: Flat,
     reference: Flat,

@@ -12,7 +12,7 @@ import numpy as np
 
 from jnn.gradcheck.exact import MOST, Measured, bare, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
-from jnn.gradcheck.primal import Census
+from jnn.gradcheck.primal import BRIEFLY, Census
 
 UNIT = float(np.finfo(np.float64).eps) / 2  # of float64
 ULPS = 256  # of a dtype narrower than float64, which a long computation may well lose
@@ -174,5 +174,5 @@ def close(
     return bool((abs(a - b) <= allowed).all()) or np.array_equal(a, b, equal_nan=True)
 
 
-compiled = jax.jit(gradient, static_argnums=0)
-compiled_exact = jax.jit(exact_gradient, static_argnums=0)
+compiled = jax.jit(gradient, static_argnums=0, compiler_options=BRIEFLY)
+compiled_exact = jax.jit(exact_gradient, static_argnums=0, compiler_options=BRIEFLY)

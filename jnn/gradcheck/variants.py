@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck.flat import Flat, floats
-from jnn.gradcheck.primal import Walk, called, source
+from jnn.gradcheck.primal import BRIEFLY, Walk, called, source
 
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
@@ -185,7 +185,7 @@ class Variants:
         return variants, tuple(map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=BRIEFLY)
 def _gradients(
     of: Variants, keys: tuple[Key, ...], leaves: Any, others: Any, v: Any, rows: jax.Array
 ) -> Any:

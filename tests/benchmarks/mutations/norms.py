@@ -150,7 +150,9 @@ LAYER_NORM = Function(
         ),
         "r squared": slip("wrong-operand", "local-derivative", x=through_layer(sides=jnp.square)),
         "r forgotten": slip("local-derivative", "edge", x=through_layer(sides=jnp.ones_like)),
-        "eps forgotten": slip("wrong-operand", "local-derivative", "edge", x=through_layer(eps=0)),
+        "eps forgotten": slip(
+            "wrong-operand", "local-derivative", "edge", "missing-term", x=through_layer(eps=0)
+        ),
         "dg of x": slip("wrong-operand", g=lambda x, g, b, dy: (dy * x).sum(0)),
         "dg a mean": slip(
             "scale", words="1/11", g=lambda x, g, b, dy: (dy * standard(x, 1)[0]).mean(0)

@@ -216,14 +216,13 @@ class _Edited(Walk):
         floating = _floating(value)
         if not (floating or value.dtype == bool or jnp.issubdtype(value.dtype, jnp.integer)):
             return
-        for axis, n in enumerate(shape):
+        for axis, n in enumerate(() if name.startswith("`") else shape):
             moved = [("reversed", jnp.flip(value, axis))] * (n > 1)
             moved += [(f"shifted by {by}", jnp.roll(value, by, axis)) for by in (1, -1)] * (n > 2)
-            if not name.startswith("`"):
-                for how, v in moved:
-                    group = f"{how} {axis} {shape}" if name == "a constant" and not at else ""
-                    words = f"{name} is taken {how} along axis {axis}{at}"
-                    yield Edit(TURNED, "wrong-operand", words, where, group), v
+            for how, v in moved:
+                group = f"{how} {axis} {shape}" if name == "a constant" and not at else ""
+                words = f"{name} is taken {how} along axis {axis}{at}"
+                yield Edit(TURNED, "wrong-operand", words, where, group), v
         for axes in ((0, 1), (-2, -1), (1, 2)):
             if (
                 len(shape) > max(axes)

@@ -111,13 +111,13 @@ def _swapped(case: Case) -> Cause | None:
 
 def _precision(case: Case) -> Cause | None:
     off = norm(case.hand - case.exact) / (norm(case.exact) or 1)
-    if case.rounded:
-        return Cause("precision", f"it is off by {off:.0e} in float64, as by way of a narrow dtype")
     for dtype in (jnp.bfloat16, np.float16):
         hand, exact = (_stored(g, dtype) for g in (case.hand, case.exact))
         if hand and not exact and off <= float(jnp.finfo(dtype).eps):
             name = np.dtype(dtype).name
             return Cause("precision", f"it is off by {off:.0e} in float64, as by way of {name}")
+    if case.rounded:
+        return Cause("precision", f"it is off by {off:.0e} in float64, as by way of a narrow dtype")
     if off > DETOUR:
         return None
     # So small an error is a factor only if it is itself in proportion.

@@ -146,15 +146,6 @@ WRONG = {
         "precision",
         "by way of bfloat16",
     ),
-    "each by itself": (
-        ruled(
-            lambda x: -jax.nn.log_softmax(x)[:, 0].sum(),
-            lambda x, dy: (dy * (jax.nn.sigmoid(x) - jnp.eye(7)[0].astype(x.dtype)),),
-        ),
-        (X,),
-        "local-derivative",
-        "it does not depend on args[0] elsewhere along axis 1, and must",
-    ),
 }
 
 

@@ -284,7 +284,7 @@ class _Edited(Walk):
         what = "term" if name in TERMS else "factor"
         for v, var, lost in zip(values, eqn.invars, self.named(eqn, values)[::-1], strict=True):
             constant = name in ("mul", "div") and hasattr(eqn.invars[var is eqn.invars[0]], "val")
-            cause = "missing-term" if name in TERMS and not backward else "local-derivative"
+            cause = "missing-term" if name == "add" and not backward else "local-derivative"
             cause = "edge" if backward and (name in TERMS or constant) else cause
             group = f"{name} {lost}" if backward and constant else ""
             words = f"the {what} {lost} of `{name}` is missing"

@@ -21,8 +21,7 @@ def saliency(
 ) -> jax.Array:
     """The slope of the chosen class's score; or with `pull`, what other rules make of it.
 
-    `pull` is that of `jnn.backward`, such as {jnn.ReLU: jnn.rules.guided} or
-    `jnn.rules.relevance()`, which begins with the score itself.
+    `pull` is that of `jnn.backward`, such as {jnn.ReLU: jnn.rules.guided}.
     Source: Simonyan et al. 2014, "Deep inside convolutional networks".
 
     >>> import jnn

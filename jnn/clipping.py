@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from jnn.asking import backward
-from jnn.factors import Factor, Outer, grad, is_factor, keep, scale, sqnorm
+from jnn.factors import Factor, Outer, grad, is_factor, keep, scale, sqnorm, total
 from jnn.layer import Cache, Layer, Params, Tree
-from jnn.precision import accumulator
+from jnn.precision import accumulator, widened
 
 Rule = Callable[[jax.Array, float], jax.Array]
 
@@ -31,7 +31,8 @@ class Clipped(NamedTuple):
     grads        sum_i c_i g_i, like params
     norms        |g_i| of every example, (n,), by group
     weights      c_i, likewise
-    sensitivity  how far, in norm, the sum can be moved by adding or removing one example
+    sensitivity  how far, in norm, the sum can be moved by adding or removing one example, the
+                 rule being one by which c |g| is at most the limit, as both here are
     """
 
     grads: Params
@@ -93,13 +94,11 @@ def clipped(
     factors, dx = backward(net, params, cache, dy, of=keep)
     named = dict(_by_path(factors))
     groups = {path: "all" if group is None else group(path) for path in named}
-    squares: dict[str, jax.Array] = {}
+    squares: dict[str, list[jax.Array]] = {}
     for path, f in named.items():
-        read = sqnorm(f)
-        read = read.reshape(-1, read.shape[-1]).sum(axis=0)  # of all copies of a Repeat
-        squares[groups[path]] = squares.get(groups[path], 0) + read
+        squares.setdefault(groups[path], []).append(sqnorm(f))
     each = limit / len(squares) ** 0.5
-    norms = {name: jnp.sqrt(s) for name, s in squares.items()}
+    norms = {name: jnp.sqrt(total(reads)) for name, reads in squares.items()}
     weights = {name: rule(n, each) for name, n in norms.items()}
     grads = jax.tree.map_with_path(
         lambda path, f: grad(scale(f, weights[groups[_dotted(path)]])), factors, is_leaf=is_factor
@@ -134,10 +133,13 @@ def descended(
 
         p - rate min(1, limit / |g|) g,   |g|^2 over all parameters
 
-    The norm is read from the factors, and every parameter is then moved by its own factor, scaled:
-    the gradient as a whole, which clipping after the fact must hold, is never there. Of use where
-    it is what memory is full of: layers that are large beside the batch, and not in a `Repeat`,
-    whose stacked parameters are copied as a whole. Compile it with `params` donated.
+    The norm is read from the factors, and every parameter is then moved by its own factor, scaled,
+    so that no step needs the gradient as a whole, which clipping after the fact must hold. Whether
+    memory is saved is up to the compiler, that may still make all factors' sums before it adds the
+    first: XLA for CPU does, unless told by
+    XLA_FLAGS=--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED to go by memory. Of use
+    where layers are large beside the batch, and not in a `Repeat`, whose stacked parameters are
+    copied as a whole. Compile it with `params` donated.
 
     >>> import jnn
     >>> net, x = jnn.Dense(1, bias=False), jnp.array([[3.0, 4.0]])
@@ -154,9 +156,7 @@ def descended(
 
     def move(f: Factor, p: jax.Array) -> jax.Array:
         # The factor is scaled and not its sum, which XLA would otherwise keep from the norm.
-        n = len(jax.tree.leaves(f)[0])
-        scaled = scale(f, jnp.full(n, c)) if isinstance(f, Outer) else f
-        step = grad(scaled) if isinstance(f, Outer) else c * grad(f)
+        step = grad(scale(f, jnp.full(len(f.a), c))) if isinstance(f, Outer) else c * grad(f)
         return (p + step).astype(p.dtype)
 
     return jax.tree.map(move, factors, params, is_leaf=is_factor), norm
@@ -166,11 +166,11 @@ def _square(factor: Factor) -> jax.Array:
     """|g|^2 of the sum over all examples, by products of rows where that is less."""
     if isinstance(factor, Outer):
         a, d = (v.reshape(-1, v.shape[-1]) for v in factor)
-        a, d = (v.astype(accumulator(v.dtype)) for v in (a, d))
+        a, d = (widened(v) for v in (a, d))
         if len(a) * (a.shape[1] + d.shape[1]) < a.shape[1] * d.shape[1]:
             return jnp.maximum(((a @ a.T) * (d @ d.T)).sum(), 0)
     g = grad(factor)
-    return jnp.square(g.astype(accumulator(g.dtype))).sum()
+    return jnp.square(widened(g)).sum()
 
 
 def _by_path(factors: Tree) -> list[tuple[str, Any]]:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from jnn.asking import backward
-from jnn.factors import second_moment
+from jnn.factors import second_moment, total
 from jnn.gradients import as_function
 from jnn.layer import Layer, Mode, Params, Tree
 from jnn.losses import Loss
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 Product = Callable[[Params], Params]
 
@@ -59,21 +59,20 @@ def noise_scale(grads: Tree, squares: Tree) -> Noise:
     >>> round(float(found.signal), 3), round(float(found.variance), 3)
     (0.667, 0.667)
     """
-    reads = [v.reshape(-1, v.shape[-1]).sum(axis=0) for v in jax.tree.leaves(squares)]
-    n = reads[0].shape[0]
+    squares = total(squares)
+    n = len(squares)
     if n < 2:
         raise ValueError(f"squares are of {n} example; of fewer than 2 there is no variance")
-    wide = [v.astype(accumulator(v.dtype)) / n for v in jax.tree.leaves(grads)]
+    wide = [widened(v) / n for v in jax.tree.leaves(grads)]
     size = jnp.stack([jnp.square(v).sum() for v in wide]).sum()
-    m = jnp.stack(reads).sum(axis=0).mean()
+    m = squares.mean()
     return Noise((n * size - m) / (n - 1), n * (m - size) / (n - 1))
 
 
 def hessian_product(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> Product:
     """v -> H v, the Hessian of the mean loss at params: the slope of the gradient along v.
 
-    The gradient is by hand, and differentiated once more in reverse: it costs about four forward
-    and backward passes.
+    The gradient is by hand, and differentiated once more in reverse.
 
     >>> import jnn
     >>> net, loss = jnn.Dense(1, bias=False), jnn.SquaredError()

@@ -14,7 +14,7 @@ from jnn.layer import Layer, Mode, Params, Tree, moving
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss
 from jnn.masks import mask, weights
-from jnn.precision import accumulator
+from jnn.precision import widened
 from jnn.taps import Seen, tapped
 
 EDGE = 0.025  # of the range of a squashing function: nearer to an end than this is saturated
@@ -187,7 +187,7 @@ def _read(seen: Seen) -> dict[str, jax.Array]:
 def _numbers(tree: Tree) -> Any:
     """The numbers of a layer's output, be it one array or a tree of them, for accurate sums; None
     where all it hands on are integers."""
-    arrays = [v.astype(accumulator(v.dtype)) for v in jax.tree.leaves(moving(tree))]
+    arrays = [widened(v) for v in jax.tree.leaves(moving(tree))]
     if not arrays:
         return None
     return arrays[0] if len(arrays) == 1 else jnp.concatenate([v.ravel() for v in arrays])
@@ -201,7 +201,7 @@ def _weights(params: Params) -> list[jax.Array]:
 
 def _norm(arrays: Sequence[jax.Array], depths: int = 0) -> jax.Array:
     """The norm of all together, at each depth."""
-    wide = [v.astype(accumulator(v.dtype)) for v in arrays]
+    wide = [widened(v) for v in arrays]
     squares = [jnp.square(v).sum(axis=tuple(range(depths, v.ndim))) for v in wide]
     return jnp.sqrt(jnp.stack(squares).sum(axis=0))
 

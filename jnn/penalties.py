@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from jnn.layer import Params, Printed
 from jnn.masks import Where, mask, weights
-from jnn.precision import accumulator
+from jnn.precision import accumulator, widened
 
 __all__ = ["L1", "L2", "ElasticNet", "OnChosen", "Penalty", "Sum"]
 
@@ -104,14 +104,14 @@ class OnChosen(Penalty):
         # Of all the parameters, so that penalties on some of them add up.
         widest = max((accumulator(p.dtype) for p in leaves), key=lambda dtype: dtype.itemsize)
         chosen = [p for p, marked in zip(leaves, marks, strict=True) if marked]
-        costs = (self.cost(p.astype(accumulator(p.dtype))).sum().astype(widest) for p in chosen)
+        costs = (self.cost(widened(p)).sum().astype(widest) for p in chosen)
         return sum(costs, jnp.zeros((), widest))
 
     def grad(self, params: Params) -> Params:
         def leaf(p: jax.Array, marked: bool) -> jax.Array:
             if not marked:
                 return jnp.zeros_like(p)
-            return self.slope(p.astype(accumulator(p.dtype))).astype(p.dtype)
+            return self.slope(widened(p)).astype(p.dtype)
 
         return jax.tree.map(leaf, params, self._marks(params))
 

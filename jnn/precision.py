@@ -14,6 +14,15 @@ def accumulator(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
+def widened(v: jax.Array) -> jax.Array:
+    """`v` in the dtype in which its numbers are summed.
+
+    >>> widened(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    return v.astype(accumulator(v.dtype))
+
+
 def wide_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """`a @ b` in float32 or wider, for more to be added before it is rounded.
 

@@ -173,7 +173,7 @@ def relevance(
         if not value >= 0:
             raise ValueError(f"{name} is {value!r}; it must be a number of at least 0")
 
-    def products(layer: Layer, params: Params, a: jax.Array, relevance: jax.Array) -> jax.Array:
+    def products(layer: Layer, params: Params, a: jax.Array, dy: jax.Array) -> jax.Array:
         w = params["w"]
         bent = {k: v + gamma * jnp.maximum(v, 0) for k, v in params.items()}
         if positive:
@@ -182,7 +182,7 @@ def relevance(
             }
         z, cache = layer.forward(bent, a, Eval())
         z = z + epsilon * jnp.where(z >= 0, 1, -1)
-        s = jnp.where(z == 0, 0, relevance / jnp.where(z == 0, 1, z))
+        s = jnp.where(z == 0, 0, dy / jnp.where(z == 0, 1, z))
         return a * layer.pull(bent, cache, s)
 
     return {Dense: products, Conv: products, Elementwise: straight_through}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.convolutions import Window, swapped, weigh
-from jnn.precision import accumulator, matmul
+from jnn.precision import accumulator, matmul, widened
 
 
 class Outer(NamedTuple):
@@ -156,28 +156,24 @@ def grad(factor: Factor) -> jax.Array:
             return jax.vmap(grad)(inner)
         case Several(terms):
             grads = [grad(term) for term in terms]
-            return jnp.stack(list(map(_wide, grads))).sum(axis=0).astype(grads[0].dtype)
+            return jnp.stack(list(map(widened, grads))).sum(axis=0).astype(grads[0].dtype)
         case Unfolded(x, d, window, transposed):
             dw = weigh(x, d, window).astype(d.dtype)
             return swapped(dw, window.groups) if transposed else dw
         case Outer(a, d):
             return matmul(_rows(a).T, _rows(d))
         case Affine(h, d):
-            terms = _wide(_rows(d)) if h is None else _wide(_rows(d)) * _wide(_rows(h))
+            terms = widened(_rows(d)) if h is None else widened(_rows(d)) * widened(_rows(h))
             return terms.sum(axis=0).astype(d.dtype)
         case Scatter(ids, d, rows):
             table = jnp.zeros((rows, d.shape[-1]), accumulator(d.dtype))
             ids = within(ids.reshape(-1), rows)
-            return table.at[ids].add(_wide(_rows(d)), mode="drop").astype(d.dtype)
+            return table.at[ids].add(widened(_rows(d)), mode="drop").astype(d.dtype)
 
 
 def _rows(v: jax.Array) -> jax.Array:
     """Examples and positions as one axis."""
     return v.reshape(-1, v.shape[-1])
-
-
-def _wide(v: jax.Array) -> jax.Array:
-    return v.astype(accumulator(v.dtype))
 
 
 def within(ids: jax.Array, rows: int) -> jax.Array:

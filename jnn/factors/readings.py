@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from jnn.factors.kinds import Affine, Factor, Outer, Scatter, Several, Stacked, grad, within
 from jnn.layer import Tree
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 
 class Kron(NamedTuple):
@@ -61,7 +61,7 @@ def each(factor: Factor) -> jax.Array:
             return _contributions(factor)
         case _:
             one = jax.tree.map(lambda v: v[:, None], factor)
-            return jax.vmap(grad)(_widened(one))
+            return jax.vmap(grad)(_all_widened(one))
 
 
 def sqnorm(factor: Factor) -> jax.Array:
@@ -83,7 +83,7 @@ def sqnorm(factor: Factor) -> jax.Array:
             pairs = [(f, g) for i, f in enumerate(terms) for g in terms[:i]]
             return jnp.maximum(sum((2 * _cross(f, g) for f, g in pairs), squares), 0)
         case Outer() if math.prod(factor.a.shape[1:-1]) == 1:
-            return _summed(jnp.square(_wide(factor.a))) * _summed(jnp.square(_wide(factor.d)))
+            return _summed(jnp.square(widened(factor.a))) * _summed(jnp.square(widened(factor.d)))
         case Outer() | Scatter() if _by_positions(factor):
             # Of numbers that cancel, rounding may leave less than nothing.
             return jnp.maximum(_cross(factor, factor), 0)
@@ -202,7 +202,7 @@ def scale(factor: Factor, c: jax.Array) -> Factor:
             return Several(tuple(scale(term, c) for term in terms))
         case _:
             d = factor.d
-            weighted = _wide(d) * c.reshape(-1, *(1,) * (d.ndim - 1)).astype(_wide(d).dtype)
+            weighted = widened(d) * c.reshape(-1, *(1,) * (d.ndim - 1)).astype(widened(d).dtype)
             fields = factor._asdict() if isinstance(factor, tuple) else vars(factor)
             return type(factor)(**{**fields, "d": weighted.astype(d.dtype)})
 
@@ -267,11 +267,11 @@ def _contributions(factor: Affine) -> jax.Array:
 
 def _positions(v: jax.Array) -> jax.Array:
     """(n, ..., c) as (n, t, c), in float32 at least."""
-    return _wide(v).reshape(len(v), math.prod(v.shape[1:-1]), v.shape[-1])
+    return widened(v).reshape(len(v), math.prod(v.shape[1:-1]), v.shape[-1])
 
 
 def _flat(v: jax.Array) -> jax.Array:
-    return _wide(v).reshape(len(v), math.prod(v.shape[1:]))
+    return widened(v).reshape(len(v), math.prod(v.shape[1:]))
 
 
 def _outer(v: jax.Array) -> jax.Array:
@@ -283,9 +283,7 @@ def _summed(v: jax.Array) -> jax.Array:
     return v.reshape(len(v), math.prod(v.shape[1:])).sum(axis=1)
 
 
-def _wide(v: jax.Array) -> jax.Array:
-    return v.astype(accumulator(v.dtype))
-
-
-def _widened(factor: Any) -> Any:
-    return jax.tree.map(lambda v: _wide(v) if jnp.issubdtype(v.dtype, jnp.floating) else v, factor)
+def _all_widened(factor: Any) -> Any:
+    return jax.tree.map(
+        lambda v: widened(v) if jnp.issubdtype(v.dtype, jnp.floating) else v, factor
+    )

@@ -10,6 +10,7 @@ from jnn.gradcheck.edits import Edit
 from jnn.gradcheck.variants import Variant
 
 EXPLAINED = 1e-7  # of the gradient's norm may be left over
+ENOUGH = 12  # elements, to tell a factor of each by
 
 
 class Cause(NamedTuple):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck import changes
-from jnn.gradcheck.case import EXPLAINED, Case, Cause, listed, multiple, named, norm, same
+from jnn.gradcheck.case import ENOUGH, EXPLAINED, Case, Cause, listed, multiple, named, norm, same
 
 DETOUR = 2e-6  # relative error of a computation that went through float32
-ENOUGH, SMOOTH = 12, 0.4  # elements; of the variation of a shuffled sequence, that of a smooth one
+SMOOTH = 0.4  # of the variation of a shuffled sequence, that of a smooth one
 FEW = 0.5  # of the elements wrong, and no more, is "some", unless more is known of them
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jnn.gradcheck.case import EXPLAINED, Case, Cause, multiple, named, same
+from jnn.gradcheck.case import ENOUGH, EXPLAINED, Case, Cause, multiple, named, same
 from jnn.gradcheck.variants import Variant
 
-ENOUGH = 12  # elements, to tell a factor of each by
 POWERS = {1: "a factor of ", -1: "a factor of 1 / ", 2: "the square of ", -2: "1 / the square of "}
 TIMES = 100  # of all kinds of edits, those that want a factor beside are the least likely
 TWO = 200  # edges of which all pairs are tried

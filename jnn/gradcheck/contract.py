@@ -30,11 +30,9 @@ def linear(seen: Seen, paths: Sequence[str], regime: str, unit: float) -> list[F
             words = f"output {k} is off by {abs(y - exact).max():.1e} under differentiation"
             found.append(Finding("", "primal-mismatch", words, regime=regime))
     for i, path in enumerate(paths):
-        at = {name: gradients[i] for name, gradients in seen.contract.items()}
+        at, mixed, noise = _combined(seen, i)
         if not np.isfinite(at["one"]).all():
             continue
-        mixed = 1.7 * at["one"] - 37.3 * at["other"]
-        noise = 40 * np.nan_to_num(seen.allowed[i], nan=0.0, posinf=0.0)
         if (
             at["one"].any()
             and (at["double"] == at["one"]).all()
@@ -61,9 +59,15 @@ def exact_twice(at: dict[str, np.ndarray]) -> bool:
 
 def rounded(seen: Seen, i: int, unit: float) -> bool:
     """Whether leaf i's gradient is linear but for the rounding of a narrow dtype."""
-    at = {name: gradients[i] for name, gradients in seen.contract.items()}
-    mixed, noise = 1.7 * at["one"] - 37.3 * at["other"], np.nan_to_num(40 * seen.allowed[i])
+    at, mixed, noise = _combined(seen, i)
     return exact_twice(at) and not close(at["mixed"], mixed, unit, LINEAR, noise)
+
+
+def _combined(seen: Seen, i: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Leaf i's gradient by cotangent, what it must be at a sum of them, and how far that may be."""
+    at = {name: gradients[i] for name, gradients in seen.contract.items()}
+    noise = 40 * np.nan_to_num(seen.allowed[i], nan=0.0, posinf=0.0)
+    return at, 1.7 * at["one"] - 37.3 * at["other"], noise
 
 
 def again(target: Target) -> tuple[list[Finding], list[str]]:

@@ -87,18 +87,21 @@ class Walk:
         if name in INLINED | CUSTOM:
             inner = next(eqn.params[k] for k in ("call_jaxpr", "jaxpr") if k in eqn.params)
             return self.run(inner, values)
-        given = list(self.given(eqn, values))
         if name in ("scan", "while", "cond"):
-            return getattr(self, f"_{name}")(eqn, given)
+            return getattr(self, f"_{name}")(eqn, list(self.given(eqn, values)))
+
+        def found() -> list[Any]:
+            return self.found(eqn, values, self.bind(eqn, list(self.given(eqn, values))))
+
         if not self.once:
-            return self.found(eqn, values, self.bind(eqn, given))
+            return found()
         key = (
             name,
             str(eqn.params),
             *(v if isinstance(v, float | int | np.generic) else id(v) for v in values),
         )
         if key not in self.met:
-            self.met[key] = self.found(eqn, values, self.bind(eqn, given)), values
+            self.met[key] = found(), values
         return self.met[key][0]
 
     def bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:

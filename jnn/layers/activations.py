@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Sigmoid(Elementwise):
 
     def f(self, x: jax.Array) -> jax.Array:
         # In float16 itself, exp(-x) would overflow where y is still a number.
-        return jax.nn.sigmoid(x.astype(accumulator(x.dtype))).astype(x.dtype)
+        return jax.nn.sigmoid(widened(x)).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
         return dy * kept * (1 - kept)
@@ -179,7 +179,7 @@ class ELU(Elementwise):
         _check_at_least_zero(self, "alpha")
 
     def f(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(accumulator(x.dtype))
+        wide = widened(x)
         return jnp.where(x <= 0, self.alpha * _expm1_of_negative(wide), wide).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
@@ -205,7 +205,7 @@ class SELU(Elementwise):
     low: ClassVar[float] = 1.0507009873554805 * 1.6732632423543772
 
     def f(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(accumulator(x.dtype))
+        wide = widened(x)
         y = jnp.where(x <= 0, self.low * _expm1_of_negative(wide), self.scale * wide)
         return y.astype(x.dtype)
 
@@ -230,10 +230,10 @@ class Softplus(Elementwise):
     """
 
     def f(self, x: jax.Array) -> jax.Array:
-        return jax.nn.softplus(x.astype(accumulator(x.dtype))).astype(x.dtype)
+        return jax.nn.softplus(widened(x)).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
-        wide = kept.astype(accumulator(kept.dtype))
+        wide = widened(kept)
         return (dy.astype(wide.dtype) * -jnp.expm1(-wide)).astype(dy.dtype)
 
 

@@ -20,7 +20,7 @@ from jnn.layer import (
     shape_of,
 )
 from jnn.layers.checking import check_dtype, check_flags, check_params, check_positive, check_whole
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ExampleNorm(Layer):
         The result does not depend on which, so that nothing flows back through it; but an offset
         that dwarfs the spread costs no digits then.
         """
-        groups, axes = self.grouped(x.astype(accumulator(x.dtype)))
+        groups, axes = self.grouped(widened(x))
         if self.centred:
             first = tuple(
                 slice(1) if axis - groups.ndim in axes else slice(None)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jnn.layer import fail
 from jnn.layers.activations import Elementwise
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 FAR = 800.0  # beyond it every gate here is 0 or 1 in float64, and its slope 0
 
@@ -36,13 +36,13 @@ class Gated(Elementwise):
         raise NotImplementedError(f"{type(self).__name__} must define slope(x, g)")
 
     def f(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(accumulator(x.dtype))
+        wide = widened(x)
         # An infinite x times a gate of 0 would be NaN.
         y = jnp.where(wide < -FAR, 0, wide) * self.gate(jnp.clip(wide, -FAR, FAR))
         return y.astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
-        x = jnp.clip(kept.astype(accumulator(kept.dtype)), -FAR, FAR)
+        x = jnp.clip(widened(kept), -FAR, FAR)
         g = self.gate(x)
         return (dy.astype(x.dtype) * (g + x * self.slope(x, g))).astype(dy.dtype)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.layers.activations import Elementwise
-from jnn.precision import accumulator
+from jnn.precision import accumulator, widened
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class HardSigmoid(Elementwise):
     bounds = (0.0, 1.0)
 
     def f(self, x: jax.Array) -> jax.Array:
-        return _clip(_line(x.astype(accumulator(x.dtype))), 0, 1).astype(x.dtype)
+        return _clip(_line(widened(x)), 0, 1).astype(x.dtype)
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
         # Low precision would round 1/6, by which XLA multiplies, and then the product.
-        sixth = (dy.astype(accumulator(dy.dtype)) * (1 / 6)).astype(dy.dtype)
+        sixth = (widened(dy) * (1 / 6)).astype(dy.dtype)
         return jnp.where((kept <= 0) | (kept >= 1), 0, sixth)
 
 
@@ -101,7 +101,7 @@ class HardSwish(Elementwise):
         return jnp.where(x >= 3, x, (z * _line(z)).astype(x.dtype))
 
     def df(self, kept: jax.Array, dy: jax.Array) -> jax.Array:
-        x = kept.astype(accumulator(kept.dtype))
+        x = widened(kept)
         between = ((x / 3 + 0.5) * dy.astype(x.dtype)).astype(dy.dtype)
         return jnp.where(kept <= -3, 0, jnp.where(kept >= 3, dy, between))
 

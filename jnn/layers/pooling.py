@@ -31,7 +31,11 @@ from jnn.layers.convolution import (
     check_spatial,
     window_of,
 )
-from jnn.precision import accumulator
+from jnn.precision import accumulator, widened
+
+# Places of a window that are added to one array in turn. Of more, XLA for CPU takes seconds to
+# compile that and ten times as long to run it as to add as many arrays, which it fuses.
+ADDED = 9
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,7 @@ class MaxPool(Pools):
 
     def pull(self, params: Params, cache: dict[str, jax.Array], dy: jax.Array) -> jax.Array:
         del params
-        # Or XLA, where it compiles both passes, makes `won` anew for each place of the window.
-        x, won = formed(cache["x"]), jax.lax.optimization_barrier(cache["won"])
+        x, won = formed(cache["x"]), cache["won"]
         check_cotangent(self, dy, jax.ShapeDtypeStruct(won.shape, x.dtype))
 
         def part(i: Any, won: jax.Array, dy: jax.Array) -> jax.Array:
@@ -185,7 +188,7 @@ class GlobalAvgPool(Layer):
         x = floating(self, x)
         if x.ndim < 2 or 0 in x.shape[1:]:
             fail(self, f"x is {shape_of(x)}; it must be (n, ..., c), with positions between")
-        wide = x.astype(accumulator(x.dtype))
+        wide = widened(x)
         return wide.mean(axis=tuple(range(1, x.ndim - 1))).astype(x.dtype), form(x)
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
@@ -230,5 +233,15 @@ def _scattered(
         return padded(padded(dx, rest), back)
     total = jnp.zeros((x.shape[0], *around, x.shape[-1]), accumulator(x.dtype))
     for i, at in enumerate(places(window, lengths)):
-        total = total.at[(slice(None), *at)].add(part(i, *arrays).astype(total.dtype))
+        here = part(i, *arrays).astype(total.dtype)
+        if math.prod(window.kernel) <= ADDED:
+            total = total.at[(slice(None), *at)].add(here)
+        else:
+            total = total + _spread(here, at, around)
     return padded(total, back)
+
+
+def _spread(v: jax.Array, at: tuple[slice, ...], around: list[int]) -> jax.Array:
+    """Zeros, but v in those places of their axes."""
+    axes = [(p.start, n - p.stop, p.step - 1) for p, n in zip(at, around, strict=True)]
+    return jax.lax.pad(v, jnp.zeros((), v.dtype), [(0, 0, 0), *axes, (0, 0, 0)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jnn.layer import Layer, Mode, Params, check_cotangent, fail, floating, shape_of
 from jnn.layers.checking import check_integer
-from jnn.precision import accumulator
+from jnn.precision import widened
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class OverAxis(Layer):
         x = floating(self, x)
         if not -x.ndim <= self.axis < x.ndim or x.shape[self.axis] == 0:
             fail(self, f"x is {shape_of(x)}; it must hold a number or more along axis {self.axis}")
-        y = self.f(x.astype(accumulator(x.dtype))).astype(x.dtype)
+        y = self.f(widened(x)).astype(x.dtype)
         return y, y
 
     def pull(self, params: Params, cache: jax.Array, dy: jax.Array) -> jax.Array:
         del params
         check_cotangent(self, dy, cache)
-        y, wide_dy = (v.astype(accumulator(v.dtype)) for v in (cache, dy))
+        y, wide_dy = (widened(v) for v in (cache, dy))
         return self.df(y, wide_dy).astype(dy.dtype)
 
 

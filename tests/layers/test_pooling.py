@@ -10,6 +10,8 @@ import jnn
 from jnn.layer import LayerError
 
 NAN, INF = np.nan, np.inf
+# Windows side by side, few places, and more than are added one after the other.
+SIZES = [(2, None, "VALID"), (3, 2, "SAME"), (3, 1, 1), (4, 3, "SAME"), (4, 1, 1)]
 
 
 def passes(layer, x, dy):
@@ -21,14 +23,14 @@ def along(*numbers):
     return jnp.array(numbers, jnp.float32).reshape(1, -1, 1)
 
 
-@pytest.mark.parametrize("size, stride, padding", [(2, None, "VALID"), (3, 2, "SAME"), (3, 1, 2)])
+@pytest.mark.parametrize("size, stride, padding", SIZES)
 def test_max_pool_is_that_of_xla(size, stride, padding, x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 3)))
     layer = jnn.MaxPool(size, stride, padding)
 
     def pooled(x):
         stride = layer.stride or layer.size
-        pads = ((0, 0), (2, 2), (2, 2), (0, 0)) if padding == 2 else padding
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0)) if padding == 1 else padding
         return jax.lax.reduce_window(
             x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), pads
         )
@@ -38,7 +40,7 @@ def test_max_pool_is_that_of_xla(size, stride, padding, x64):
     assert_agree(passes(layer, x, dy), (want, *vjp(dy)), 1e-15)
 
 
-@pytest.mark.parametrize("size, stride, padding", [(2, None, "VALID"), (3, 2, "SAME"), (2, 1, 1)])
+@pytest.mark.parametrize("size, stride, padding", SIZES)
 def test_avg_pool_is_the_mean_of_what_is_in_x(size, stride, padding, x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 5, 3)))
     layer = jnn.AvgPool(size, stride, padding)

@@ -1,6 +1,6 @@
 """One backward pass, and more than the gradient of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,9 +61,10 @@ def backward(
             f"of is {of!r}; it must be a reading such as jnn.factors.sqnorm, or a tuple of them"
         )
     if pull is not None:
-        net = rewrite(net, {choice: _pulled(rule) for choice, rule in pull.items()})
+        net = _by_other_rules(net, pull)
     if readings == (grad,):
-        return net.backward(params, cache, dy)
+        grads, dx = net.backward(params, cache, dy)
+        return (grads,) if isinstance(of, tuple) else grads, dx
     coupled = all(reading in COUPLED for reading in readings)
     found, dx = _asked(net, readings, coupled).backward(params, cache, dy)
     answers = _read(found, readings)
@@ -79,12 +80,15 @@ def backward(
     return trees if isinstance(of, tuple) else trees[0], dx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Stating(Layer):
     """A leaf whose backward pass returns its factors in place of gradients."""
 
     layer: Layer
     coupled: bool  # whether the readings may be taken where examples do not pass apart
+
+    def __repr__(self) -> str:
+        return repr(self.layer)
 
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
         return self.layer.forward(params, x, mode)  # which Remat calls again
@@ -107,7 +111,7 @@ class _Stating(Layer):
             fail(
                 layer,
                 "in training it makes every example depend on all others, so that none has a "
-                "gradient of its own: evaluate, or freeze it, "
+                "gradient of its own: evaluate, in the same program as this, or freeze it, "
                 f"rewrite(net, {{{type(layer).__name__}: Frozen}})",
             )
         return layer.factored(params, cache, dy)
@@ -156,6 +160,19 @@ def _asked(
     if isinstance(asked, Repeat) and not awaited:
         return replace(asked, layer=_Reader(asked.layer, readings))
     return asked
+
+
+def _by_other_rules(net: Layer, pull: Any) -> Layer:
+    if not isinstance(pull, Mapping) or not all(map(callable, pull.values())):
+        raise ValueError(
+            f"pull is {pull!r}; it must be a dict of rules, such as {{jnn.ReLU: jnn.rules.guided}}"
+        )
+    found = rewrite(net, {choice: _pulled(rule) for choice, rule in pull.items()})
+    if found == net:
+        raise ValueError(
+            f"pull has rules for {list(pull)}, and the network has no such leaf: {net!r}"
+        )
+    return found
 
 
 def _pulled(rule: Callable[..., Any]) -> Callable[[Layer], Layer]:

@@ -9,9 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jnn.asking import backward
-from jnn.layer import Eval, Layer, Params, State
+from jnn.compose.base import is_floating
+from jnn.compose.branches import Residual
+from jnn.data.checking import whole
+from jnn.layer import Eval, Layer, Params, State, check_key, shape_of
 from jnn.losses import Loss
 from jnn.taps import Seen, tapped
 
@@ -29,7 +33,7 @@ def saliency(
     >>> saliency(net, params, {}, jnp.ones((1, 2)), [1]).tolist()
     [[5.0, 6.0]]
     """
-    scores, cache = net.forward(params, x, Eval(state))
+    scores, cache = net.forward(params, x if isinstance(x, tuple) else _numbers(x), Eval(state))
     return backward(net, params, cache, _one(scores, chosen), pull=pull)[1]
 
 
@@ -38,14 +42,19 @@ def relevance(
 ) -> jax.Array:
     """The relevance of x for the chosen class, by rules such as `jnn.rules.relevance()`.
 
-    It begins with the score, so that where the rules conserve it, it sums to the score.
+    It begins with the score, so that where the rules conserve it, it sums to the score. Raises
+    ValueError where the network has a Residual, through which they do not.
 
     >>> import jnn
     >>> net, params = jnn.Dense(2, bias=False), {"w": jnp.array([[1.0, 5.0], [2.0, 6.0]])}
     >>> relevance(net, params, {}, jnp.ones((1, 2)), [1], pull=jnn.rules.relevance()).tolist()
     [[5.0, 6.0]]
     """
-    scores, cache = net.forward(params, x, Eval(state))
+    if _adds(net):
+        raise ValueError(
+            f"net has a Residual, through which relevance would flow both ways undivided: {net!r}"
+        )
+    scores, cache = net.forward(params, _numbers(x), Eval(state))
     return backward(net, params, cache, scores * _one(scores, chosen), pull=pull)[1]
 
 
@@ -70,6 +79,9 @@ def smooth_gradient(
     >>> smooth_gradient(net, params, {}, x, [0], key=key, deviation=0.1, samples=4).tolist()
     [[3.0]]
     """
+
+    check_key(key)
+    x, samples = _numbers(x), whole("samples", samples)
 
     def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         noise = deviation * jax.random.normal(key, x.shape, x.dtype)
@@ -100,6 +112,7 @@ def integrated_gradients(
     >>> integrated_gradients(net, params, {}, jnp.array([[2.0, 4.0]]), [0]).round().tolist()
     [[6.0, 4.0]]
     """
+    x, steps = _numbers(x), whole("steps", steps)
     at, weights = np.polynomial.legendre.leggauss(steps)
     start = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape)
 
@@ -129,17 +142,20 @@ def grad_cam(
     >>> grad_cam(net, params, state, x, [0], layer="conv1").shape
     (1, 5, 4)
     """
-    scores = jax.eval_shape(lambda: net.forward(params, x, Eval(state))[0])
-    found = tapped(net, _Chosen(), _maps)(params, x, _one(scores, chosen), Eval(state))
+    scores = jax.eval_shape(lambda: net.forward(params, _numbers(x), Eval(state))[0])
+    found = tapped(net, _Chosen(), _seen_in)(params, x, _one(scores, chosen), Eval(state))
     if layer not in found:
-        raise ValueError(f"layer is {layer!r}; it must be the path of a leaf, one of {list(found)}")
-    y, dy = found[layer]
-    a = dy.mean(axis=tuple(range(1, dy.ndim - 1)), keepdims=True)
-    return jnp.maximum((a * y).sum(axis=-1), 0)
+        raise ValueError(
+            f"layer is {layer!r}; it must be the path of a leaf of maps, one of {list(found)}"
+        )
+    return len(scores) * found[layer]  # for the scores' mean was taken
 
 
-def _maps(seen: Seen) -> Any:
-    return seen.y, seen.dy
+def _seen_in(seen: Seen) -> Any:
+    if not hasattr(seen.y, "ndim") or seen.y.ndim < 3:
+        return ()
+    a = seen.dy.mean(axis=tuple(range(1, seen.dy.ndim - 1)), keepdims=True)
+    return jnp.maximum((a * seen.y).sum(axis=-1), 0)
 
 
 class _Chosen(Loss):
@@ -155,9 +171,28 @@ class _Chosen(Loss):
 def _one(scores: Any, chosen: Any) -> jax.Array:
     """1 at the chosen class of each example, and 0 elsewhere."""
     chosen = jnp.asarray(chosen)
-    if scores.ndim != 2 or chosen.shape != scores.shape[:1]:
+    whole = jnp.issubdtype(chosen.dtype, jnp.integer)
+    if scores.ndim != 2 or chosen.shape != scores.shape[:1] or not whole:
         raise ValueError(
-            f"chosen is {chosen.shape} and the network's output {scores.shape}; they must be (n,), "
-            "a class for each example, and (n, k)"
+            f"chosen is {shape_of(chosen)} and the network's output {shape_of(scores)}; they must "
+            "be (n,), a class for each example, and (n, k)"
         )
+    if not isinstance(chosen, Tracer) and len(chosen):
+        for number in (int(chosen.min()), int(chosen.max())):
+            if not 0 <= number < scores.shape[1]:
+                raise ValueError(f"chosen has {number}; classes are 0 to {scores.shape[1] - 1}")
     return jax.nn.one_hot(chosen, scores.shape[1], dtype=scores.dtype)
+
+
+def _numbers(x: Any) -> jax.Array:
+    if isinstance(x, tuple) or not is_floating(x := jnp.asarray(x)):
+        form = f"a {type(x).__name__}" if isinstance(x, tuple) else shape_of(x)
+        raise ValueError(
+            f"x is {form}; it must be one array of floating-point numbers, for it is these that "
+            "the score is owed to: of tokens, give their embeddings to the layers after"
+        )
+    return x
+
+
+def _adds(layer: Layer) -> bool:
+    return isinstance(layer, Residual) or any(_adds(child) for _, child in layer.children)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jnn.asking import backward
 from jnn.factors import Factor, Outer, grad, is_factor, keep, scale, sqnorm, total
 from jnn.layer import Cache, Layer, Params, Tree
+from jnn.optimizers.descent import TINY, number
 from jnn.precision import accumulator, widened
 
 Rule = Callable[[jax.Array, float], jax.Array]
@@ -42,12 +43,13 @@ class Clipped(NamedTuple):
 
 
 def at_most(norms: jax.Array, limit: float) -> jax.Array:
-    """min(1, limit / |g|): gradients that are longer are as long as the limit.
+    """min(1, limit / |g|): gradients that are longer are as long as the limit. Of NaN it is NaN.
 
     >>> at_most(jnp.array([0.5, 4.0]), 1.0).tolist()
     [1.0, 0.25]
     """
-    return jnp.where(norms > limit, limit / jnp.where(norms > limit, norms, 1), 1)
+    within = norms <= limit
+    return jnp.where(within, 1, limit / jnp.where(within, 1, norms))
 
 
 def automatic(norms: jax.Array, limit: float, stability: float = 0.01) -> jax.Array:
@@ -79,7 +81,11 @@ def clipped(
     parameter belongs, `lambda path: path` giving each its own; without it all are one. Each of m
     groups is clipped to limit / sqrt(m), so that `sensitivity` is the limit whatever the groups.
 
-    Raises ValueError where the limit is not positive, and LayerError as `jnn.backward` does.
+    What is computed in bfloat16 or float16 is rounded after it was weighed, by which the sum may
+    exceed the limit: keep to float32 where privacy hangs on it.
+
+    Raises ValueError where the limit is not positive or there are no parameters, and LayerError as
+    `jnn.backward` does.
 
     >>> import jnn
     >>> net, x = jnn.Dense(1, bias=False), jnp.array([[3.0, 4.0], [0.0, 1.0]])
@@ -89,17 +95,18 @@ def clipped(
     >>> found.norms["all"].tolist(), found.grads["w"].ravel().tolist()
     ([5.0, 1.0], [1.5, 3.0])
     """
-    if not limit > 0:
-        raise ValueError(f"limit is {limit!r}; it must be a positive number, a norm")
+    number("limit", limit, least=TINY)
     factors, dx = backward(net, params, cache, dy, of=keep)
     named = dict(_by_path(factors))
+    if not named:
+        raise ValueError(f"{net!r} has no parameters, so that there is nothing to clip")
     groups = {path: "all" if group is None else group(path) for path in named}
     squares: dict[str, list[jax.Array]] = {}
     for path, f in named.items():
         squares.setdefault(groups[path], []).append(sqnorm(f))
     each = limit / len(squares) ** 0.5
     norms = {name: jnp.sqrt(total(reads)) for name, reads in squares.items()}
-    weights = {name: rule(n, each) for name, n in norms.items()}
+    weights = {name: jnp.broadcast_to(rule(n, each), n.shape) for name, n in norms.items()}
     grads = jax.tree.map_with_path(
         lambda path, f: grad(scale(f, weights[groups[_dotted(path)]])), factors, is_leaf=is_factor
     )
@@ -139,7 +146,8 @@ def descended(
     first: XLA for CPU does, unless told by
     XLA_FLAGS=--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED to go by memory. Of use
     where layers are large beside the batch, and not in a `Repeat`, whose stacked parameters are
-    copied as a whole. Compile it with `params` donated.
+    copied as a whole. Compile it with `params` donated. Raises ValueError where the limit is not
+    positive.
 
     >>> import jnn
     >>> net, x = jnn.Dense(1, bias=False), jnp.array([[3.0, 4.0]])
@@ -149,9 +157,9 @@ def descended(
     >>> float(norm), moved["w"].ravel().tolist()
     (5.0, [-1.5, -2.0])
     """
+    number("limit", limit, least=TINY)
     factors, _ = backward(net, params, cache, dy, of=keep)
-    squares = [_square(f).sum() for _, f in _by_path(factors)]
-    norm = jnp.sqrt(jnp.stack(squares).sum())
+    norm = jnp.sqrt(sum(_square(f) for _, f in _by_path(factors)))
     c = -rate * at_most(norm, limit)
 
     def move(f: Factor, p: jax.Array) -> jax.Array:

@@ -186,4 +186,4 @@ def diagonal(times: Product, like: Params, key: jax.Array, samples: int = 32) ->
 
 def _dot(a: Tree, b: Tree) -> jax.Array:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return jnp.stack([jnp.vdot(p, q) for p, q in pairs]).sum()
+    return sum((jnp.vdot(p, q) for p, q in pairs), jnp.zeros(()))

@@ -17,6 +17,10 @@ class Evaluation(NamedTuple):
     accuracy: float | None
     examples: int
 
+    def __str__(self) -> str:
+        score = "" if self.accuracy is None else f"  accuracy {self.accuracy:7.2%}"
+        return f"loss {self.loss:.4f}{score}"
+
 
 def evaluate(
     net: Layer,

@@ -222,7 +222,10 @@ def _like(grads: Params, params: Params) -> Params:
     A forgotten parameter or sum in somebody's backward would be broadcast by an optimizer.
     """
     if problem := unlike(grads, params):
-        raise ValueError(f"backward returned gradients that are not like params: {problem}")
+        raise ValueError(
+            f"backward returned gradients that are not like params: {problem} (does it return "
+            "(grads, dx), in this order?)"
+        )
     if jax.tree.structure(grads) == jax.tree.structure(params):
         return grads
     found = dict(jax.tree.leaves_with_path(grads))

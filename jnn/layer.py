@@ -73,6 +73,10 @@ def inside(name: str, layer: "Layer") -> Iterator[None]:
         raise
 
 
+class Unhashable(TypeError):
+    """A field by which a layer cannot be told from others, so that it cannot be compiled."""
+
+
 class Printed:
     """A dataclass that prints as it is written, `Dense(3)`, leaving out what is at its default.
 
@@ -101,9 +105,11 @@ class Printed:
         held = self._held()
         try:
             return hash((type(self), held))
+        except Unhashable:  # of a layer within, which is named already
+            raise
         except TypeError:
             bad = ", ".join(name for name, value in held if not _hashable(value))
-            raise TypeError(
+            raise Unhashable(
                 f"{type(self).__name__}: the field {bad} cannot be hashed, as jit needs; make it a "
                 "parameter in init, or a number, a string or a tuple of them"
             ) from None

@@ -11,11 +11,40 @@ import jax
 import jax.numpy as jnp
 
 from jnn.compose.base import fold
-from jnn.layer import Cache, Eval, Layer, Params, leaves
-from jnn.layers import Conv, Dense
+from jnn.layer import Cache, Eval, Layer, Params, fail, leaves
+from jnn.layers import (
+    Concatenate,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Identity,
+    Item,
+    Last,
+    Pad,
+    Reshape,
+    Transpose,
+)
 from jnn.layers.activations import Elementwise
+from jnn.layers.pooling import Pools
 
 Rule = Callable[[Layer, Params, Cache, Any], Any]
+
+# Layers whose own backward hands all of what comes back on, as relevance must be.
+CARRY = (
+    Concatenate,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Identity,
+    Item,
+    Last,
+    Pad,
+    Pools,
+    Reshape,
+    Transpose,
+)
 
 
 def guided(layer: Layer, params: Params, cache: Cache, dy: jax.Array) -> jax.Array:
@@ -84,13 +113,15 @@ def feedback(b: jax.Array) -> Rule:
 
     def rule(layer: Layer, params: Params, cache: Cache, dy: jax.Array) -> jax.Array:
         del layer, params, cache
-        return dy @ b.T
+        return dy @ b.T.astype(dy.dtype)
 
     return rule
 
 
 def feedback_alignment(net: Layer, params: Params, key: jax.Array) -> dict[str, Rule]:
     """A `feedback` for every Dense of the network, drawn from key with the size of its weights.
+
+    The copies of a Repeat have one; so have layers that share weights.
 
     Source: Lillicrap et al. 2016, "Random synaptic feedback weights support error backpropagation
     for deep learning".
@@ -103,8 +134,7 @@ def feedback_alignment(net: Layer, params: Params, key: jax.Array) -> dict[str, 
     """
     found = {}
     for path, w in _weights(net, params):
-        size = jnp.sqrt(jnp.square(w).mean())
-        found[path] = feedback(size * jax.random.normal(fold(key, path), w.shape, w.dtype))
+        found[path] = feedback(_like(w, fold(key, path), w.shape[-2:]))
     return found
 
 
@@ -123,9 +153,7 @@ def direct_feedback(net: Layer, params: Params, key: jax.Array, dy: jax.Array) -
     """
     found = {}
     for path, w in _weights(net, params)[1:]:
-        size = jnp.sqrt(jnp.square(w).mean())
-        shape = (w.shape[0], dy.shape[-1])
-        rule = feedback(size * jax.random.normal(fold(key, path), shape, w.dtype))
+        rule = feedback(_like(w, fold(key, path), (w.shape[-2], dy.shape[-1])))
         found[path] = lambda layer, params, cache, _, rule=rule: rule(layer, params, cache, dy)
     return found
 
@@ -152,10 +180,15 @@ def relevance(
         R_in = a (s w'^T),   s = R_out / (z + epsilon sign z),   z = a w' + b'
 
     with a what the layer was given and w' = w + gamma max(w, 0), or max(w, 0) where `positive`
-    (the z+ rule, whose biases are left out). Activations hand relevance on as it is. Without
-    biases, and epsilon being 0, a layer's relevance is conserved: R_in and R_out have one sum.
+    (the z+ rule, whose biases are left out). Activations hand relevance on as it is, MaxPool to
+    what won, the mean of a pool to all alike. Without biases, and epsilon being 0, a layer's
+    relevance is conserved: R_in and R_out have one sum.
 
-    Start it with dy the scores themselves, or those of one class and 0 for others.
+    Other layers with weights, and joins, have no rule and are refused. What is no layer cannot be:
+    where a Residual adds, relevance would flow both ways undivided, and be no relevance any more.
+
+    Start it with dy the scores themselves, or those of one class and 0 for others; or take
+    `attribution.relevance`, which does, and refuses a Residual.
     Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions by
     layer-wise relevance propagation"; gamma from Montavon et al. 2019.
 
@@ -185,16 +218,33 @@ def relevance(
         s = jnp.where(z == 0, 0, dy / jnp.where(z == 0, 1, z))
         return a * layer.pull(bent, cache, s)
 
-    return {Dense: products, Conv: products, Elementwise: straight_through}
+    def no_rule(layer: Layer, params: Params, cache: Cache, dy: Any) -> Any:
+        del params, cache, dy
+        fail(
+            layer, "relevance has no rule for it: put one before these, {type: rule, **relevance()}"
+        )
+
+    known = {Dense: products, Conv: products, Elementwise: straight_through}
+    return known | {_has_no_rule: no_rule}
+
+
+def _has_no_rule(layer: Layer) -> bool:
+    return not isinstance(layer, CARRY)
+
+
+def _like(w: jax.Array, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Gaussian numbers, as large as those of w are on average."""
+    return jnp.sqrt(jnp.square(w).mean()) * jax.random.normal(key, shape, w.dtype)
 
 
 def _weights(net: Layer, params: Params) -> list[tuple[str, jax.Array]]:
-    """Every Dense's weights, by its path."""
+    """Every Dense's weights, by its path; of those that share theirs, by the path that has them."""
     found = []
     for path, leaf in leaves(net):
         if isinstance(leaf, Dense):
             node = params
             for name in filter(None, path.split(".")):
-                node = node[name]
-            found.append((path, node["w"]))
+                node = node.get(name, {})
+            if "w" in node:
+                found.append((path, node["w"]))
     return found

@@ -32,7 +32,8 @@ class Sanity(NamedTuple):
         return not self.findings
 
     def __str__(self) -> str:
-        lines = [f"initial loss {self.initial:.4f}, {self.expected:.4f} expected of no knowledge"]
+        at = f"initial loss {self.initial:.4f}, {self.expected:.4f} expected of no knowledge"
+        lines = [at + ": as it should be" * (self.initial <= LOUD * self.expected)]
         if self.penalised is not None:
             lines.append(f"with the penalty {self.penalised:.4f}")
         score = "" if self.tiny.accuracy is None else f", accuracy {self.tiny.accuracy:.0%}"

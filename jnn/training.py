@@ -1,5 +1,6 @@
 """The compiled run: a generator of progress around one loop on the device."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -53,6 +54,24 @@ class Progress(NamedTuple):
     state: Any  # a RunState to save or to resume from; None in a history, which keeps none
     layers: list[LayerStats] | None = None  # as last measured; see `diagnostics.judge`
     penalty: float = 0.0
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> print(Progress(90, 450, 2.0, 0.25, 0.9312, 51234.0, None, None))
+        epoch 2/10  loss 0.2500  accuracy  93.12%  51,234 examples/s
+        """
+        epochs = round(self.epoch * self.steps / self.step)
+        tenths = math.floor(10 * self.epoch) / 10  # 1.96 epochs are not yet 2
+        done = f"{self.epoch:.0f}" if self.epoch.is_integer() else f"{tenths:.1f}"
+        loss = f"{self.loss:.4f}" if self.loss < 1e4 else f"{self.loss:.2e}"
+        parts = [f"epoch {done}/{epochs}", f"loss {loss}"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:7.2%}")
+        if self.validation is not None:
+            parts.append(f"validation {self.validation}")
+        parts.append(f"{self.examples_per_second:,.0f} examples/s")
+        return "  ".join(parts)
 
 
 class Fitted(NamedTuple):
@@ -252,10 +271,16 @@ def start(
 
     With `params`, and `state` where the network has one, it is that of a run that begins from
     these: `run(..., resume=start(net, optimizer, x, key, params))` trains them further.
+    Raises ValueError where one of them is not this network's, or the state is left out.
     """
     check_key(key)
     optimizer = pair("start", optimizer)
     made = _fresh(net, optimizer, form_of_one(x), key)
+    if params is not None and state is None and jax.tree.leaves(made.state):
+        raise ValueError(
+            "state is None; with params that were trained, what this network's layers keep of a "
+            "run (such as running moments) would begin anew: give the state that belongs to them"
+        )
     for name, given, like in (("params", params, made.params), ("state", state, made.state)):
         if given is not None and (problem := unlike(given, like)):
             raise ValueError(f"{name} is not this network's: {problem}")

@@ -205,3 +205,29 @@ def test_large_targets_do_not_blind_the_finite_differences(scale):
     assert not check_network(
         net, jnn.SquaredError(), params, x, y, jnn.Eval(), key=jax.random.key(2)
     )
+
+
+@dataclass(frozen=True)
+class Slipped(jnn.Elementwise):
+    """y = x^3 with a derivative of 2 x^2."""
+
+    keeps = "x"
+
+    def f(self, x):
+        return x**3
+
+    def df(self, kept, dy):
+        return 2 * kept**2 * dy
+
+
+def test_the_layer_is_named_that_is_wrong_by_itself():
+    net = jnn.Serial(
+        jnn.Dense(4), Slipped(), jnn.Repeat(jnn.Serial(jnn.Dense(4), Slipped()), 2), jnn.Dense(3)
+    )
+    x, y = np.random.default_rng(0).standard_normal((4, 5)), np.arange(4) % 3
+    params, _ = net.init(jax.random.key(0), x.astype(np.float32))
+    check = check_network(
+        net, jnn.SoftmaxCrossEntropy(), params, x, y, jnn.Eval(), key=jax.random.key(1)
+    )
+    assert check.faulty == ("slipped1 = Slipped()", "repeat1.slipped1 = Slipped()")
+    assert str(check).splitlines()[-1].startswith("wrong by itself: slipped1 = Slipped(), repeat1")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import assert_agree
-from row import Below, example, form
+from row import Below, Row, example, form
 from table import ROWS
 
 import jnn
@@ -39,7 +39,16 @@ def has_parameters(row):
     return bool(jax.eval_shape(lambda x: row.layer.init(jax.random.key(0), x)[0], x))
 
 
-STATED = [row for row in ROWS if not row.lifted and "mixed" not in row.name and has_parameters(row)]
+DEEP = jnn.Repeat(jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(4)), 3)
+SHARED = (
+    Row("loops that share", jnn.Shared(jnn.Serial(("a", DEEP), ("b", DEEP)), {"b": "a"}), (5, 4)),
+    Row("a loop that shares", jnn.Shared(DEEP, {"dense2": "dense1"}), (5, 4)),
+)
+STATED = [
+    row
+    for row in (*ROWS, *SHARED)
+    if not row.lifted and "mixed" not in row.name and has_parameters(row)
+]
 
 
 def by_example(net, params, x, dy, mode):
@@ -166,3 +175,28 @@ def test_what_has_no_answer_is_refused_by_name():
     several = jnn.factors.Several((Outer(x, x), Outer(x, x)))
     with pytest.raises(ValueError, match="a Several factor has no Kronecker form"):
         kron(several)
+
+
+def test_slices_along_the_first_axis_are_the_examples_however_it_is_counted():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 4)), jnp.float32)
+    found = []
+    for axis in (0, -3):
+        net = jnn.Mapped(jnn.Dense(2), axis=axis)
+        params, _ = net.init(jax.random.key(0), x)
+        y, cache = net.forward(params, x, jnn.Eval())
+        found.append(total(jnn.backward(net, params, cache, y, of=sqnorm)[0]))
+    assert_agree(*found, 0)
+    (only,), _ = jnn.backward(net, params, cache, y, of=(grad,))
+    assert_agree(only, jnn.backward(net, params, cache, y)[0], 0)
+
+
+@pytest.mark.parametrize("net, shape", [(jnn.Dense(3), (0, 2, 4)), (jnn.Embedding(7, 5), (0, 3))])
+def test_of_no_examples_all_sums_are_zero(net, shape):
+    dtype = jnp.int32 if isinstance(net, jnn.Embedding) else jnp.float32
+    params, _ = net.init(jax.random.key(0), jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
+    y, cache = net.forward(params, jnp.zeros(shape, dtype), jnn.Eval())
+    (sums, squares, norms), _ = jnn.backward(
+        net, params, cache, y, of=(grad, second_moment, sqnorm)
+    )
+    assert_agree(squares, sums, 0)
+    assert total(norms).shape == (0,)

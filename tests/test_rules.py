@@ -125,3 +125,69 @@ def test_smooth_gradient_without_noise_is_the_slope_and_cam_sees_where(mlp):
         attribution.grad_cam(net, params, {}, spot, [1], layer="conv9")
     with pytest.raises(ValueError, match="chosen is"):
         attribution.saliency(net, params, {}, spot, [1, 0])
+
+
+def test_a_map_of_the_class_is_of_its_example_alone_in_loops_too(x64):
+    net = jnn.Serial(
+        jnn.Conv(3), jnn.Repeat(jnn.Serial(jnn.Conv(3), jnn.Tanh()), 2), jnn.GlobalAvgPool()
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5, 4, 2)))
+    params, state = net.init(jax.random.key(0), x)
+    for layer in ("conv1", "repeat1.tanh1"):
+        found = attribution.grad_cam(net, params, state, x, [0, 2, 1], layer=layer)
+        alone = attribution.grad_cam(net, params, state, x[1:2], [2], layer=layer)
+        assert_agree(jnp.moveaxis(found, -3, 0)[1], jnp.moveaxis(alone, -3, 0)[0], 1e-12)
+
+    def score(y):
+        return net.layers[-1][1].forward({}, y, jnn.Eval())[0][np.arange(3), [0, 2, 1]].sum()
+
+    y = jnn.Serial(*net.layers[:2]).forward(params, x, jnn.Eval())[0]
+    a = jax.grad(score)(y).mean((1, 2), keepdims=True)
+    assert_agree(found[-1], jnp.maximum((a * y).sum(-1), 0), 1e-12)
+
+
+def test_feedback_goes_into_loops_sharing_and_low_precision():
+    block = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(4))
+    for net in (
+        jnn.Repeat(block, 3),
+        jnn.Shared(block, {"dense2": "dense1"}),
+        jnn.MixedPrecision(block),
+    ):
+        x = jnp.asarray(X, jnp.float32)
+        params, _ = net.init(jax.random.key(0), x)
+        y, cache = net.forward(params, x, jnn.Eval())
+        pull = rules.feedback_alignment(net, params, jax.random.key(1))
+        grads, dx = jnn.backward(net, params, cache, y, pull=pull)
+        assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+        assert jnp.isfinite(dx).all()
+
+
+def test_relevance_is_refused_where_it_would_not_be_conserved():
+    x = jnp.asarray(X, jnp.float32)
+    added = jnn.Serial(jnn.Residual(jnn.Dense(4)), jnn.Dense(3))
+    normed = jnn.Serial(jnn.LayerNorm(), jnn.Dense(3))
+    for net, message in (
+        (added, "net has a Residual"),
+        (normed, "layernorm1 = LayerNorm.*no rule"),
+    ):
+        params, _ = net.init(jax.random.key(0), x)
+        with pytest.raises(ValueError, match=message):
+            attribution.relevance(net, params, {}, x, CHOSEN, pull=rules.relevance())
+    rule = {jnn.LayerNorm: rules.straight_through, **rules.relevance()}
+    assert attribution.relevance(net, params, {}, x, CHOSEN, pull=rule).shape == x.shape
+
+
+def test_what_cannot_be_asked_is_refused(mlp):
+    params, y, cache = mlp
+    x = jnp.asarray(X)
+    for chosen, message in (([9, 0, 0, 0, 0], "chosen has 9"), ([0.5] * 5, "chosen is")):
+        with pytest.raises(ValueError, match=message):
+            attribution.saliency(MLP, params, {}, x, chosen)
+    with pytest.raises(ValueError, match="x is a tuple"):
+        attribution.integrated_gradients(MLP, params, {}, (x, x), CHOSEN)
+    with pytest.raises(ValueError, match="steps is 0"):
+        attribution.integrated_gradients(MLP, params, {}, x, CHOSEN, steps=0)
+    with pytest.raises(ValueError, match="the network has no such leaf"):
+        jnn.backward(MLP, params, cache, y, pull={jnn.GELU: rules.guided})
+    with pytest.raises(ValueError, match="pull is <function guided"):
+        jnn.backward(MLP, params, cache, y, pull=rules.guided)

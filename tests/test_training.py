@@ -301,6 +301,12 @@ def test_a_run_may_begin_from_parameters_that_came_from_elsewhere():
     assert (tuned["dense2"]["w"] != params["dense2"]["w"]).any()
     with pytest.raises(ValueError, match="params is not this network's"):
         start(NET, optimizer, X, key(), params["dense1"])
+    normed = jnn.Serial(jnn.Dense(3), jnn.BatchNorm())
+    made = start(normed, OPTIMIZER, X, key())
+    with pytest.raises(ValueError, match="state is None; with params that were trained"):
+        start(normed, OPTIMIZER, X, key(), made.params)
+    begun = start(normed, OPTIMIZER, X, key(), made.params, made.state)
+    chex.assert_trees_all_equal(begun.state, made.state)
 
 
 class Halved:

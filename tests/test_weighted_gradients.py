@@ -94,3 +94,20 @@ def test_a_clipped_step_is_that_of_the_clipped_gradient(n, x64):
 def test_a_limit_that_is_no_norm_is_refused():
     with pytest.raises(ValueError, match="limit is 0"):
         clipping.clipped(TIED, {}, {}, None, 0)
+
+
+def test_a_norm_that_is_no_number_shows_and_what_cannot_be_clipped_is_refused():
+    assert jnp.isnan(clipping.at_most(jnp.array([jnp.nan, 1.0]), 1.0)).tolist() == [True, False]
+    net, x = jnn.Dense(3), jnp.ones((4, 2))
+    params, _ = net.init(jax.random.key(0), x)
+    y, cache = net.forward(params, x, jnn.Eval())
+    for limit in (0, -1.0, "1", float("nan")):
+        with pytest.raises(ValueError, match="limit is"):
+            clipping.clipped(net, params, cache, y, limit)
+        with pytest.raises(ValueError, match="limit is"):
+            clipping.descended(net, params, cache, y, rate=0.1, limit=limit)
+    with pytest.raises(ValueError, match=r"ReLU\(\) has no parameters"):
+        y, cache = jnn.ReLU().forward({}, x, jnn.Eval())
+        clipping.clipped(jnn.ReLU(), {}, cache, y, 1.0)
+    with pytest.raises(ValueError, match=r"norms is \{\}"):
+        jnn.factors.total({})

@@ -98,9 +98,11 @@ class Mapped(Wrapper):
         over = jax.vmap(super().backward, (_axes(params), 0, self.axis), (0, self.axis))
         grads, dx = over(params, cache, dy)
 
+        axis = range(max(v.ndim for v in jax.tree.leaves(dy)))[self.axis]
+
         def summed(path: Any, g: Any) -> Any:
             if is_factor(g):
-                return Stacked(g) if _is_own(path) else over_slices(g, self.axis)
+                return Stacked(g) if _is_own(path) else over_slices(g, axis)
             return g if _is_own(path) else g.sum(0, dtype=accumulator(g.dtype)).astype(g.dtype)
 
         return jax.tree.map_with_path(summed, grads, is_leaf=is_factor), dx

@@ -30,6 +30,7 @@ def check_parts(net: Any, loss: Any) -> None:
                 else f"see jnn.{kind.__name__}"
             )
             raise ValueError(f"{what} is {value!r}; it must be a {kind.__name__.lower()}: {mend}")
+        hash(value)  # jit would refuse it too, but in its own words
 
 
 def transformed(transform: Any, x: Any) -> Any:

@@ -111,8 +111,14 @@ def together(factors: Any) -> Any:
     """The factor of a parameter that has all of these."""
     if len(factors) == 1:
         return factors[0]
-    terms = (f.terms if isinstance(f, Several) else (f,) for f in factors)
-    return Several(tuple(term for several in terms for term in several))
+    lists = (f.terms if isinstance(f, Several) else (f,) for f in factors)
+    terms = tuple(term for several in lists for term in several)
+    stacked = [term.factor for term in terms if isinstance(term, Stacked)]
+    if not stacked:
+        return Several(terms)
+    if len(stacked) < len(terms):
+        raise ValueError("parameters of a Repeat are shared with some that are not stacked")
+    return Stacked(together(stacked))
 
 
 def over_slices(factor: Any, axis: int) -> Any:
@@ -156,7 +162,8 @@ def grad(factor: Factor) -> jax.Array:
             return jax.vmap(grad)(inner)
         case Several(terms):
             grads = [grad(term) for term in terms]
-            return jnp.stack(list(map(widened, grads))).sum(axis=0).astype(grads[0].dtype)
+            dtype = jnp.result_type(*grads)
+            return jnp.stack(list(map(widened, grads))).sum(axis=0).astype(dtype)
         case Unfolded(x, d, window, transposed):
             dw = weigh(x, d, window).astype(d.dtype)
             return swapped(dw, window.groups) if transposed else dw

@@ -106,7 +106,7 @@ def dot(factor: Factor, v: jax.Array) -> jax.Array:
             a, d = _positions(factor.a), _positions(factor.d)
             return _summed((a @ v.astype(a.dtype)) * d)
         case Scatter():
-            ids, d = factor.ids.reshape(len(factor.ids), -1), _positions(factor.d)
+            ids, d = _ids(factor), _positions(factor.d)
             rows = jnp.asarray(v).at[within(ids, factor.rows)].get(mode="fill", fill_value=0)
             return _summed(rows.astype(d.dtype) * d)
         case _:
@@ -153,8 +153,8 @@ def second_moment(factor: Factor) -> jax.Array:
                 g = each(jax.tree.map(lambda v: v[None], one))[0]
                 return total + jnp.square(g), None
 
-            like = jax.eval_shape(lambda f: each(f)[0], factor)
-            return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), factor)[0]
+            like = jax.eval_shape(each, factor)
+            return jax.lax.scan(add, jnp.zeros(like.shape[1:], like.dtype), factor)[0]
 
 
 def kron(factor: Factor) -> Kron | jax.Array:
@@ -220,11 +220,14 @@ def total(norms: Tree) -> jax.Array:
     """The sum of what was read as (n,) from every parameter: that of the whole gradient, (n,).
 
     Parameters that are stacked over depth have (depth, n).
+    Raises ValueError where there is nothing: of how many examples is then not known.
 
     >>> total({"w": jnp.array([1.0, 2.0]), "b": jnp.array([[3.0, 4.0], [0.0, 1.0]])}).tolist()
     [4.0, 7.0]
     """
-    leaves = [v.reshape(-1, v.shape[-1]).sum(axis=0) for v in jax.tree.leaves(norms)]
+    leaves = [v.sum(axis=tuple(range(v.ndim - 1))) for v in jax.tree.leaves(norms)]
+    if not leaves:
+        raise ValueError(f"norms is {norms!r}; it must hold what was read of a parameter at least")
     return jnp.stack(leaves).sum(axis=0)
 
 
@@ -243,14 +246,14 @@ def _cross(f: Factor, g: Factor) -> jax.Array:
             one, two = (jnp.einsum("nti,nsi->nts", *map(_positions, pair)) for pair in pairs)
             return _summed(one * two)
         case Scatter(), Scatter():
-            ids, others = (v.ids.reshape(len(v.ids), -1) for v in (f, g))
+            ids, others = map(_ids, (f, g))
             same = (ids[:, :, None] == others[:, None]) & (within(ids, f.rows) < f.rows)[..., None]
             products = jnp.einsum("nto,nso->nts", _positions(f.d), _positions(g.d))
             return _summed(jnp.where(same, products, 0))
         case Outer(), Scatter():
             # The rows of the table that were looked up are columns of a.
             a, d, e = map(_positions, (f.a, f.d, g.d))
-            ids = within(g.ids.reshape(len(g.ids), 1, -1), g.rows)
+            ids = within(_ids(g)[:, None], g.rows)
             ids = jnp.broadcast_to(ids, (*a.shape[:2], ids.shape[-1]))
             looked = jnp.take_along_axis(a, ids, axis=-1, mode="fill", fill_value=0)
             return _summed(looked * jnp.einsum("nto,nso->nts", d, e))
@@ -268,6 +271,10 @@ def _contributions(factor: Affine) -> jax.Array:
 def _positions(v: jax.Array) -> jax.Array:
     """(n, ..., c) as (n, t, c), in float32 at least."""
     return widened(v).reshape(len(v), math.prod(v.shape[1:-1]), v.shape[-1])
+
+
+def _ids(factor: Scatter) -> jax.Array:
+    return factor.ids.reshape(len(factor.ids), math.prod(factor.ids.shape[1:]))
 
 
 def _flat(v: jax.Array) -> jax.Array:

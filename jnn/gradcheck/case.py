@@ -101,5 +101,10 @@ def constants(
             forms |= {f"{n - 1}/{n}": (n - 1) / n}
             for form, value in forms.items():
                 found.setdefault(f"{form}, {n} being the length of {name}", value)
+    for n, name in sizes.items():
+        # Last, for 4 is more likely an axis of 4 than the root of one of 16.
+        if n > 2 and (root := math.isqrt(n)) ** 2 == n:
+            for form, value in ((f"sqrt({n})", root), (f"1/sqrt({n})", 1 / root)):
+                found.setdefault(f"perhaps {form}, {n} being the length of {name}", value)
     found |= {f"-{name}": -value for name, value in found.items()}
     return found

@@ -1,7 +1,7 @@
 """The check of layers, losses, and bare pairs of a forward and a backward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 from zlib import crc32
@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from jnn.compose.remat import Remat
-from jnn.compose.rewriting import stacking, uses
 from jnn.gradcheck.contract import independent, witnessed
 from jnn.gradcheck.functions import checked, everywhere, regimes_named
+from jnn.gradcheck.recording import met
 from jnn.gradcheck.report import Report, together
 from jnn.gradcheck.target import Target, exactly
 from jnn.gradients import as_function
-from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree, below
+from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree
 from jnn.losses import Loss
 
 OBSERVED = 3  # batches that running state has seen before it is used
@@ -183,14 +182,7 @@ def _leaf_by_leaf(
     """The report on the first leaf that is wrong by itself; None where none is, or it is alone."""
     if not net.children:
         return None
-    _, cache = _recording(net).forward(params, x, mode)
-    found = jax.tree.leaves(cache, is_leaf=lambda v: isinstance(v, _Met))
-    met = {v.path: v for v in found if isinstance(v, _Met) and jax.tree.leaves(v.x)}
-    axes = stacking(net)
-    for path, leaf, index in uses(net):
-        depths = iter(index)
-        at = tuple(next(depths) if axis == "n" else 0 for axis in axes[path])  # and one slice
-        seen = jax.tree.map(lambda v, at=at: v[at], met[path])
+    for path, leaf, index, seen in met(net, params, x, mode):
         where = path + "".join(f"[{i}]" for i in index)
         with exactly():
             keys = "".join(f"[{name!r}]" for name in path.split(".") if name)
@@ -203,45 +195,6 @@ def _leaf_by_leaf(
             note = f"all layers before {where} = {leaf!r} are right by themselves"
             return replace(report, notes=(*report.notes, note))
     return None
-
-
-@partial(
-    jax.tree_util.register_dataclass, meta_fields=["path"], data_fields=["params", "x", "mode"]
-)
-@dataclass(frozen=True)
-class _Met:
-    """What a leaf was given, in a cache, in which loops and vmap stack it."""
-
-    path: str
-    params: Params
-    x: Any
-    mode: Mode
-
-
-@dataclass(frozen=True)
-class _Recorder(Layer):
-    """A leaf that remembers what it was given."""
-
-    layer: Layer
-    path: str
-
-    def init(self, key: jax.Array, x: Any) -> Any:
-        return self.layer.init(key, x)
-
-    def forward(self, params: Params, x: Any, mode: Mode) -> Any:
-        y, cache = self.layer.forward(params, x, mode)
-        return y, (_Met(self.path, params, x, mode), cache)
-
-    def observed(self, cache: Any) -> Any:
-        return self.layer.observed(cache[1])
-
-
-def _recording(layer: Layer, path: tuple[str, ...] = ()) -> Layer:
-    if not layer.children:
-        return _Recorder(layer, ".".join(path))
-    recording = layer.map(lambda name, child: _recording(child, below(path, name)))
-    # Which would drop what was remembered.
-    return recording.layer if isinstance(recording, Remat) else recording
 
 
 def _program(layer: Layer, params: Params, x: Any, mode: Mode) -> str:

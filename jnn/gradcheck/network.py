@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jnn.compose.base import is_floating
 from jnn.gradcheck.finite_differences import ERROR_BARS, Slope, slope
-from jnn.gradcheck.target import exactly
+from jnn.gradcheck.recording import met
+from jnn.gradcheck.target import exactly, typical
 from jnn.layer import Layer, Mode, Params, moving, unlike
 from jnn.losses import Loss
 
 AUTODIFF_BOUND = 1e-12  # of two float64 evaluations of one formula: thousands of roundings
 NOISES = 100  # of the rounding noise in jax.grad, likewise; where a gradient is 0 there is no other
+LOCAL_BOUND = 1e-9  # of a layer's greatest gradient, for one that is 0 is all rounding
 HOLLOW = 1e-3  # a wider error bar says nothing
 
 
@@ -43,6 +46,7 @@ class GradientCheck:
 
     leaves: tuple[LeafCheck, ...]
     examples: int
+    faulty: tuple[str, ...] = ()  # the layers whose own backward is not that of their forward
 
     def __bool__(self) -> bool:
         return all(self.leaves)
@@ -64,7 +68,11 @@ class GradientCheck:
             for leaf in self.leaves
             if not leaf
         ]
-        return "\n".join([f"gradients WRONG in {len(wrong)} of {len(self.leaves)}:", *wrong])
+        lines = [f"gradients WRONG in {len(wrong)} of {len(self.leaves)}:", *wrong]
+        if self.faulty:
+            names = ", ".join(self.faulty)
+            lines.append(f"wrong by itself: {names}; jnn.check_layer tells what is wrong")
+        return "\n".join(lines)
 
 
 def check_network(
@@ -79,7 +87,8 @@ def check_network(
 
     `jax.grad` of the same forward pass must agree to rounding; it shares the forward with the
     hand-written pass but none of the backward. The slope along a random direction in each of them,
-    by finite differences, must agree to a few error bars; it owes autodiff nothing.
+    by finite differences, must agree to a few error bars; it owes autodiff nothing. Where they do
+    not agree, the layers are named that are wrong by themselves; `check_layer` tells how.
 
     Parameters and x are first moved by about one percent, at random: where biases are still zero a
     ReLU may sit exactly on its kink (an input of zeros is enough), and has no slope there.
@@ -109,13 +118,36 @@ def check_network(
         # An argument, because XLA would spend seconds on folding so large a constant.
         owner = np.repeat(np.arange(len(leaves)), [leaf.size for _, leaf in leaves])
         results = jax.device_get(_compare(net, loss, point, x, y, mode, key, cotangents, owner))
-    return GradientCheck(
-        tuple(
+        checks = tuple(
             LeafCheck(_name(path), leaf.shape, *(float(v[i]) for v in results))
             for i, (path, leaf) in enumerate(leaves)
-        ),
-        examples=examples,
-    )
+        )
+        faulty = () if all(checks) else _faulty(net, params, x, mode, key)
+    return GradientCheck(checks, examples, faulty)
+
+
+def _faulty(net: Layer, params: Params, x: Any, mode: Mode, key: jax.Array) -> tuple[str, ...]:
+    """The leaves that are wrong by themselves, with what they are given and a random cotangent."""
+    rng = np.random.default_rng(int(jax.random.bits(key)))
+
+    def normal(v: jax.Array) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(v.shape), v.dtype)
+
+    def jolted(v: Any) -> Any:
+        return v + 0.01 * typical(v) * normal(v) if is_floating(v) else v
+
+    found = {}
+    params, x = jax.tree.map(jolted, (params, x))
+    for path, leaf, _, seen in met(net, params, x, mode):
+        forward = partial(leaf.forward, mode=seen.mode)
+        y, pull, cache = jax.vjp(forward, seen.params, seen.x, has_aux=True)
+        dy = jax.tree.map(normal, moving(y))
+        want, got = (moving(v) for v in (pull(dy), leaf.backward(seen.params, cache, dy)))
+        off = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.linalg.norm(a - b), got, want))
+        size = max(map(jnp.linalg.norm, jax.tree.leaves(want)), default=0.0)
+        if not max(off, default=0.0) <= LOCAL_BOUND * size:
+            found[path] = f"{path} = {leaf!r}".removeprefix(" = ")
+    return tuple(found.values())
 
 
 @partial(jax.jit, static_argnums=(0, 1))

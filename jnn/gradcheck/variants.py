@@ -78,7 +78,8 @@ class _Changes(Walk):
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
         changed = list(values)
         for i, v in enumerate(values):
-            if _floating(v) and (on := self.change("edge", eqn, i)) is not None:
+            first = next(j for j, w in enumerate(values) if w is v)  # of x * x both are one edge
+            if _floating(v) and (on := self.change("edge", eqn, first)) is not None:
                 changed[i] = jnp.where(on, jax.lax.stop_gradient(v), v)
         return changed
 

@@ -93,7 +93,9 @@ class Dense(Layer):
         if not isinstance(params, Mapping) or set(params) != names:
             fail(self, f"params is {form_of(params)}; it must hold {sorted(names)}, as init makes")
         w = params["w"]
-        if x.ndim < 1 or x.shape[-1:] != w.shape[:-1] or w.shape[-1:] != (self.features,):
+        if w.shape[1:] != (self.features,):
+            fail(self, f"w is {shape_of(w)}; it must be (in, {self.features}), as init makes")
+        if x.ndim < 1 or x.shape[-1:] != w.shape[:-1]:
             fail(
                 self,
                 f"x is {shape_of(x)} and w is {shape_of(w)}; x must be (n, ..., in) for w "

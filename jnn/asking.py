@@ -129,10 +129,16 @@ class _Reader(Wrapper):
 
 
 def _read(found: Tree, readings: tuple[Reading, ...]) -> Tree:
-    def answer(node: Any) -> Answer:
-        return node if isinstance(node, Answer) else Answer(tuple(r(node) for r in readings))
+    def answer(path: Any, node: Any) -> Answer:
+        if isinstance(node, Answer):
+            return node
+        try:
+            return Answer(tuple(reading(node) for reading in readings))
+        except ValueError as error:
+            error.add_note(f"of {jax.tree_util.keystr(path, simple=True, separator='.')}")
+            raise
 
-    return jax.tree.map(answer, found, is_leaf=is_stated)
+    return jax.tree.map_with_path(answer, found, is_leaf=is_stated)
 
 
 def _asked(

@@ -4,7 +4,8 @@
 
 from one backward pass: the norms are read from the factors, and the weights put into them before
 they are summed (Bu et al. 2022, "Differentially private optimization on large model at small cost",
-call it book-keeping). No example's gradient is ever made.
+call it book-keeping). No example's gradient is made but where that is the cheapest way to its
+norm: see `factors.sqnorm`, also for how many digits a norm has where positions cancel.
 
 What a private training loop takes from here is the sum, how far one example can move it, and noise.
 It owes the rest itself: batches drawn by Poisson sampling, no layer that couples examples, and the

@@ -53,7 +53,7 @@ def conv(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     few = window.groups == 1 and math.prod(w.shape[:-1]) <= FEW
     if _form(window, "unfolded" if few else "lax") == "lax":
         return _lax(x, w, window.stride, window.padding, (1,) * len(window.kernel), window)
-    return _grouped_matmul(_unfolded(x, window), _grouped_weights(w, window), window)
+    return _grouped_matmul(unfolded(x, window), _grouped_weights(w, window), window)
 
 
 def pull(dy: jax.Array, w: jax.Array, window: Window, spatial: tuple[int, ...]) -> jax.Array:
@@ -90,7 +90,7 @@ def weigh(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     shape = (*window.kernel, x.shape[-1] // window.groups, dy.shape[-1])
 
     def some(x: jax.Array, dy: jax.Array) -> jax.Array:
-        both = _unfolded(x, window), dy
+        both = unfolded(x, window), dy
         pairs = (_by_group(a.reshape(-1, a.shape[-1]), window) for a in both)
         dw = jnp.einsum("mgi,mgo->igo", *pairs, preferred_element_type=accumulator(dy.dtype))
         return dw.reshape(shape)
@@ -168,7 +168,7 @@ def _lax_weigh(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     )
 
 
-def _unfolded(x: jax.Array, window: Window) -> jax.Array:
+def unfolded(x: jax.Array, window: Window) -> jax.Array:
     """What every output sees: (n, ..., groups kernel in/groups), a group's numbers together."""
     parts = seen(x, window)
     if window.groups == 1:

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from jnn.asking import backward
+from jnn.data.checking import whole
 from jnn.factors import second_moment, total
 from jnn.gradients import as_function
-from jnn.layer import Layer, Mode, Params, Tree
+from jnn.layer import Layer, Mode, Params, Tree, check_key, unlike
 from jnn.losses import Loss
 from jnn.precision import widened
 
@@ -87,6 +88,8 @@ def hessian_product(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode
         return loss.forward(f(params, x, mode), y)[0]
 
     def along(v: Params) -> Params:
+        _check_like(v, params)
+
         def slope(params: Params) -> jax.Array:
             return _dot(jax.grad(value)(params), v)
 
@@ -118,6 +121,7 @@ def gauss_newton_product(
         return jax.grad(lambda z: loss.forward(z, y)[0])(prediction)
 
     def along(v: Params) -> Params:
+        _check_like(v, params)
         (ahead,) = jax.vjp(back, jnp.zeros_like(prediction))[1](v)
         return back(jax.jvp(bent, (prediction,), (ahead,))[1])
 
@@ -131,7 +135,8 @@ def gauss_newton_diagonal(
 
         diag G = sum over i and k of (J_i^T s_ik)^2,   B_i = sum_k s_ik s_ik^T
 
-    The network's output must be (n, k). Source: Dangel et al. 2020, "BackPACK".
+    The network's output must be (n, k), and the loss convex in it: where it bends downwards it
+    counts as flat. Source: Dangel et al. 2020, "BackPACK".
     Raises LayerError as `jnn.backward` does, and ValueError where the output is not (n, k).
 
     >>> import jnn
@@ -148,7 +153,7 @@ def gauss_newton_diagonal(
         return loss.each().forward(z[None], target[None])[0][0]
 
     bends = jax.vmap(jax.hessian(one))(prediction, y)
-    values, vectors = jnp.linalg.eigh(bends)
+    values, vectors = jnp.linalg.eigh(widened(bends))
     roots = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
 
     def add(total: Params, s: jax.Array) -> tuple[Params, None]:
@@ -170,6 +175,8 @@ def diagonal(times: Product, like: Params, key: jax.Array, samples: int = 32) ->
     >>> diagonal(halves, {"w": jnp.ones(2)}, jax.random.key(0), samples=1)["w"].tolist()
     [0.5, 0.5]
     """
+    check_key(key)
+    samples = whole("samples", samples)
 
     def add(total: Params, key: jax.Array) -> tuple[Params, None]:
         leaves, tree = jax.tree.flatten(like)
@@ -182,6 +189,11 @@ def diagonal(times: Product, like: Params, key: jax.Array, samples: int = 32) ->
     zeros = jax.tree.map(jnp.zeros_like, like)
     total = jax.lax.scan(add, zeros, jax.random.split(key, samples))[0]
     return jax.tree.map(lambda t: t / samples, total)
+
+
+def _check_like(v: Params, params: Params) -> None:
+    if problem := unlike(v, params):
+        raise ValueError(f"v is not like params: {problem}")
 
 
 def _dot(a: Tree, b: Tree) -> jax.Array:

@@ -194,10 +194,14 @@ class Layer(Printed):
 
     @property
     def states_factors(self) -> bool:
-        """Whether it is a leaf that states its factors, or has no parameters to state any for."""
-        kind = type(self)
-        stated = kind.factors is not Layer.factors or kind.factored is not Layer.factored
-        return stated or kind.backward is Layer.backward
+        """Whether it is a leaf that states its factors, or has no parameters to state any for.
+
+        Those of a class are not those of one that is made from it and states another backward.
+        """
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Layer)]
+        stated = next(kind for kind in kinds if "factors" in vars(kind) or "factored" in vars(kind))
+        backward = next(kind for kind in kinds if "backward" in vars(kind))
+        return backward is Layer or (stated is not Layer and issubclass(stated, backward))
 
     def apart(self, cache: Cache) -> bool:
         """Whether what comes of an example depends on that example alone."""

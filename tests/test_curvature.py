@@ -85,3 +85,14 @@ def test_noise_of_a_network_and_of_each_layer(params):
     assert whole.variance > 0 and whole.scale.shape == ()
     with pytest.raises(ValueError, match="of 1 example"):
         curvature.noise_scale(grads, jax.tree.map(lambda v: v[..., :1], squares))
+
+
+def test_what_is_not_like_the_parameters_is_refused():
+    net, loss, x = jnn.Serial(jnn.Dense(3)), jnn.SoftmaxCrossEntropy(), jnp.ones((4, 3))
+    params, state = net.init(jax.random.key(0), x)
+    for product in (curvature.hessian_product, curvature.gauss_newton_product):
+        times = product(net, loss, params, x, jnp.zeros(4, int), jnn.Eval(state))
+        with pytest.raises(ValueError, match="v is not like params"):
+            times({"dense1": {"w": params["dense1"]["w"]}})
+    with pytest.raises(ValueError, match="samples is 0"):
+        curvature.diagonal(times, params, jax.random.key(0), samples=0)

@@ -1,5 +1,6 @@
 """What is read of factors is what vmap(grad) gives, for every leaf; or it is refused by name."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -126,6 +127,46 @@ def test_the_curvature_of_one_example_is_the_product_of_its_factors(x64):
             assert_agree(product, flat.T @ flat, 1e-12)
         assert product.shape == (12, 12)
         assert_agree(factors["b"], (parts["b"] ** 2).mean(0), 1e-12)
+
+
+def test_the_curvature_of_one_window_is_the_product_of_its_factors(x64):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 2)))
+    net = jnn.Conv(4, (2, 3), padding="VALID")
+    params, _ = net.init(jax.random.key(0), x)
+    y, cache = net.forward(params, x, jnn.Eval())
+    (parts, factors), _ = jnn.backward(net, params, cache, y, of=(each, kron))
+    flat = parts["w"].reshape(1, -1)
+    assert_agree(jnp.kron(*factors["w"]), flat.T @ flat, 1e-12)
+    transposed = jnn.Serial(jnn.ConvTranspose(2))
+    params, _ = transposed.init(jax.random.key(0), x)
+    y, cache = transposed.forward(params, x, jnn.Eval())
+    with pytest.raises(ValueError, match="Unfolded factor has no Kronecker form") as caught:
+        jnn.backward(transposed, params, cache, y, of=kron)
+    assert caught.value.__notes__ == ["of convtranspose1.w"]
+
+
+@dataclass(frozen=True)
+class Twice(jnn.Dense):
+    """Another backward than Dense's, whose factors are not its own any more."""
+
+    def forward(self, params, x, mode):
+        y, cache = super().forward(params, x, mode)
+        return 2 * y, cache
+
+    def backward(self, params, cache, dy):
+        return super().backward(params, cache, 2 * dy)
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [(Twice(4), "states only `backward`"), (jnn.Softmax(axis=0), "every example depend")],
+)
+def test_no_factors_are_read_that_are_not_the_layers_own(layer, message):
+    net, x = jnn.Serial(jnn.Dense(4), layer), jnp.asarray(X)
+    params, _ = net.init(jax.random.key(0), x)
+    y, cache = net.forward(params, x, jnn.Eval())
+    with pytest.raises(ValueError, match=message):
+        jnn.backward(net, params, cache, y, of=sqnorm)
 
 
 def test_other_rules_of_pulling_back_go_by_the_same_caches():

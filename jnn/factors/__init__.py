@@ -2,7 +2,7 @@
 
 The gradient of a parameter is in practice a sum of simple terms, one for each example (and
 position in it). A leaf layer states those terms, its *factors*. `grad` sums them; the other
-readings answer other questions, without the gradient of any one example being made.
+readings answer other questions, and make the gradient of an example only where that is cheaper.
 """
 
 from jnn.factors.kinds import (

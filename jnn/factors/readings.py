@@ -23,7 +23,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jnn.factors.kinds import Affine, Factor, Outer, Scatter, Several, Stacked, grad, within
+from jnn.convolutions import unfolded
+from jnn.factors.kinds import (
+    Affine,
+    Factor,
+    Outer,
+    Scatter,
+    Several,
+    Stacked,
+    Unfolded,
+    grad,
+    within,
+)
 from jnn.layer import Tree
 from jnn.precision import widened
 
@@ -39,7 +50,9 @@ class Kron(NamedTuple):
     Eschenhagen et al. 2023.
     """
 
-    a: jax.Array  # (in, in); of a table (rows,), its diagonal
+    a: (
+        jax.Array
+    )  # (in, in), of a convolution (kernel in, kernel in); of a table (rows,), the diagonal
     d: jax.Array  # (out, out)
 
 
@@ -72,6 +85,9 @@ def sqnorm(factor: Factor) -> jax.Array:
         Affine    |sum_t h d|^2
         Scatter   sum_ts [ids_t = ids_s] (d_t d_s)
 
+    A norm that is taken by products is right to the root of a rounding of sum_t |a_t| |d_t|: in
+    float32, where the terms of an example all but cancel, it has few digits or none.
+
     >>> sqnorm(Outer(a=jnp.array([[1.0], [2.0]]), d=jnp.array([[3.0], [4.0]]))).tolist()
     [9.0, 64.0]
     """
@@ -94,9 +110,14 @@ def sqnorm(factor: Factor) -> jax.Array:
 def dot(factor: Factor, v: jax.Array) -> jax.Array:
     """The product of every example's gradient with `v`, of the shape of the parameter: (n,).
 
+    Raises ValueError where v has another shape.
+
     >>> dot(Affine(h=None, d=jnp.array([[1.0, 2.0], [3.0, 4.0]])), jnp.array([1.0, -1.0])).tolist()
     [-1.0, -1.0]
     """
+    like = jax.eval_shape(grad, factor)
+    if jnp.shape(v) != like.shape:
+        raise ValueError(f"v is {jnp.shape(v)}; it must be like the parameter, {like.shape}")
     match factor:
         case Stacked(inner):
             return jax.vmap(dot)(inner, v)
@@ -174,6 +195,8 @@ def kron(factor: Factor) -> Kron | jax.Array:
             a, d = _positions(factor.a), _positions(factor.d)
             n, t = a.shape[:2]
             return Kron(_outer(a) / max(n * t, 1), _outer(d) / max(n, 1))
+        case Unfolded() if factor.window.groups == 1 and not factor.transposed:
+            return kron(Outer(unfolded(factor.x, factor.window), factor.d))
         case Affine():
             return second_moment(factor) / max(len(factor.d), 1)
         case Scatter():

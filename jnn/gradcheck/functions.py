@@ -227,9 +227,14 @@ class _Check:
                 return [Finding("", "nonfinite", words)], None
             self.notes.append(f"at {name} values f is not finite")
             return [], None
-        if broken := linear(seen, target.paths, name, target.unit):
-            return broken, None
         wrong, outside, doubt = {}, [], []
+        broken = linear(seen, target.paths, name, target.unit)
+        if any(finding.cause == "nonlinear" for finding in broken):
+            doubt = self.doubt(leaves, seen)
+            allowed = tuple(a + SPREADS * d for a, d in zip(seen.allowed, doubt, strict=True))
+            broken = linear(seen._replace(allowed=allowed), target.paths, name, target.unit)
+        if broken:
+            return broken, None
         for i, path in enumerate(target.paths):
             vague = ~np.isfinite(seen.exact[i])
             if vague.any() and name != "given":

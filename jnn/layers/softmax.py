@@ -42,6 +42,9 @@ class OverAxis(Layer):
         y, wide_dy = (widened(v) for v in (cache, dy))
         return self.df(y, wide_dy).astype(dy.dtype)
 
+    def apart(self, cache: jax.Array) -> bool:
+        return range(cache.ndim)[self.axis] != 0
+
 
 @dataclass(frozen=True)
 class Softmax(OverAxis):

@@ -104,7 +104,7 @@ def test_a_wrong_gradient_is_explained_in_the_functions_own_names(capsys, here):
     assert out.splitlines()[:4] == [
         "planted.py:averaged(x: f32[11,2], p: {'w': f32[2]})",
         "gradients WRONG: 1 finding",
-        "  p['w']: scale, at given values",
+        "  p['w']: scale (the gradient is a constant times what it must be), at given values",
         "    it is 0.0909091 (1/11, 11 being the length of axis 0 of x) times what it must be",
     ]
 

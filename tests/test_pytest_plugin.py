@@ -85,7 +85,7 @@ def test_the_report_is_what_fails_a_test(session):
         [
             ">       check_gradients(doubled, X, regimes=?given?)",
             "E       *WrongGradient: gradients WRONG: 1 finding",
-            "E         args?0?: scale, at given values",
+            "E         args?0?: scale (*), at given values",
             "E           it is 1.5 times what it must be",
             "test_it.py:14: WrongGradient",
             "FAILED test_it.py::test_marked?zero? - *",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jnn.gradcheck.edits import Edit
+from jnn.gradcheck.primal import Place
 from jnn.gradcheck.variants import Variant
 
 EXPLAINED = 1e-7  # of the gradient's norm may be left over
@@ -18,7 +19,7 @@ class Cause(NamedTuple):
 
     cause: str
     message: str
-    source: str = ""
+    source: Place = Place()
 
 
 class Case(NamedTuple):
@@ -100,7 +101,8 @@ def constants(
                 forms |= {f"sqrt({n})": math.sqrt(n), f"1/sqrt({n})": 1 / math.sqrt(n)}
             forms |= {f"{n - 1}/{n}": (n - 1) / n}
             for form, value in forms.items():
-                found.setdefault(f"{form}, {n} being the length of {name}", value)
+                of = f"the length of {name}"
+                found.setdefault(of if value == n else f"{form}, {n} being {of}", value)
     for n, name in sizes.items():
         # Last, for 4 is more likely an axis of 4 than the root of one of 16.
         if n > 2 and (root := math.isqrt(n)) ** 2 == n:

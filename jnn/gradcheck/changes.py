@@ -58,7 +58,7 @@ def two_edges(case: Case) -> Cause | None:
     if not same(off, cuts[i] + cuts[j]):
         return None
     first, second = (edges[k][0] for k in sorted((int(i), int(j))))
-    words = f"{_through(first)} is missing, and {_through(second)} ({_short(second.source)}) too"
+    words = f"{_through(first)} is missing, and {_through(second)} ({second.source.short}) too"
     return Cause("edge", words, first.source)
 
 
@@ -130,10 +130,6 @@ def times(case: Case) -> Cause | None:
 
 def _through(what: Variant) -> str:
     return f"the derivative through operand {what.operand} of `{what.primitive}`"
-
-
-def _short(source: str) -> str:
-    return source.rpartition("/")[2]
 
 
 # What to say of a variant: the cause, and the sentence.

@@ -68,8 +68,9 @@ class Diagnosis:
         )
         cause = explain(case)
         indices = seen.worst(i, self.wrong[i])
+        line, code = cause.source
         return Finding(
-            target.paths[i], cause.cause, cause.message, indices, cause.source, self.regime
+            target.paths[i], cause.cause, cause.message, indices, line, self.regime, code
         )
 
     def parts(self, i: int, axis: int) -> np.ndarray | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jnn.gradcheck.exact import exact_gradient
 from jnn.gradcheck.flat import Flat
-from jnn.gradcheck.primal import BRIEFLY, Walk, called, evaluated, source
+from jnn.gradcheck.primal import BRIEFLY, Place, Walk, evaluated
 
 MOST = 4000  # edits, and of numbers in the gradients of all of them
 NUMBERS = 2e7
@@ -49,7 +49,7 @@ class Edit(NamedTuple):
     kind: int
     cause: str
     message: str
-    source: str
+    source: Place
     group: str = ""
 
 
@@ -78,7 +78,7 @@ class _Across(NamedTuple):
     axis: int
     shape: tuple[int, ...]
 
-    def edit(self, where: str) -> Edit:
+    def edit(self, where: Place) -> Edit:
         words = f"it is summed along axis {self.axis} where it must be along axis {self.lost}"
         return Edit(ALONG, "wrong-operand", words, where, "along")
 
@@ -115,6 +115,7 @@ class _Edited(Walk):
         self.known: dict[int, _Known] = {}
         self.scope: list[_Known] = []
         self.uses: Counter[Any] = Counter()
+        self.slopes: set[Place] = set()  # of elementwise functions, whose derivatives are there too
         self.inside = False  # a body, all of which is taken to depend on the cotangent
 
     def choose(self, key: tuple[Any, ...], value: Any, options: Sequence[Option]) -> Any:
@@ -133,12 +134,12 @@ class _Edited(Walk):
         self.uses.update(v for eqn in jaxpr.eqns for v in eqn.invars if not hasattr(v, "val"))
         if not self.place:
             args = [
-                self.learned(a, name, name.startswith("the cotangent"), ("argument", i), "")
+                self.learned(a, name, name.startswith("the cotangent"), ("argument", i), Place())
                 for i, (a, name) in enumerate(zip(args, self.names, strict=True))
             ]
             self.scope += map(self.of, args)
             consts = [
-                self.learned(c, "a constant", False, ("constant", i), "")
+                self.learned(c, "a constant", False, ("constant", i), Place())
                 for i, c in enumerate(program.consts)
             ]
             program = _Program(jaxpr, consts)
@@ -156,7 +157,7 @@ class _Edited(Walk):
         return self.known.get(id(value)) or _Known(value, "a constant", self.inside)
 
     def learned(
-        self, value: Any, name: str, backward: bool, key: tuple[Any, ...], where: str
+        self, value: Any, name: str, backward: bool, key: tuple[Any, ...], where: Place
     ) -> Any:
         """A new value as it stands in the program, with all that may stand there instead."""
         known = _Known(value, name, backward)
@@ -165,7 +166,7 @@ class _Edited(Walk):
         return value
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
-        where, changed = source(eqn), list(values)
+        where, changed = self.where(eqn), list(values)
         for i, v in enumerate(values):
             if not hasattr(eqn.invars[i], "val") and self.uses[eqn.invars[i]] > 1:
                 options = list(self.instead(self.of(v), where, f" in `{eqn.primitive.name}`"))
@@ -180,13 +181,15 @@ class _Edited(Walk):
         return changed
 
     def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
-        where = source(eqn)
+        where = self.where(eqn)
         backward = self.inside or any(self.of(v).backward for v in values)
         found = []
         for k, y in enumerate(results):
             if not hasattr(y, "dtype"):
                 found.append(y)
                 continue
+            if len(values) == 1 and not backward and jnp.shape(values[0]) == y.shape:
+                self.slopes.add(where)
             options, known = [], _Known(y, "", backward)
             if len(results) == 1 and _floating(y):
                 options = [
@@ -195,7 +198,7 @@ class _Edited(Walk):
                 ]
                 options += self.along(eqn, values, known)
             y = self.choose(("result", k), y, options)
-            y = self.learned(y, called(eqn), backward, ("value", k), where)
+            y = self.learned(y, self.called(eqn), backward, ("value", k), where)
             self.of(y).across = known.across
             if not all(hasattr(v, "val") for v in eqn.invars):
                 self.scope.append(self.of(y))
@@ -204,7 +207,7 @@ class _Edited(Walk):
 
     # What may stand in place of a value.
 
-    def instead(self, known: _Known, where: str, at: str = "") -> Iterator[Option]:
+    def instead(self, known: _Known, where: Place, at: str = "") -> Iterator[Option]:
         """Something made from it, or another of its shape and dtype."""
         value, name = known.value, known.name
         shape = jnp.shape(value)
@@ -257,7 +260,7 @@ class _Edited(Walk):
 
     def left_out(self, eqn: Any, values: Sequence[Any], y: Any, backward: bool) -> Iterator[Option]:
         """One of its operands, as if the operation with the others had been forgotten."""
-        name, where = eqn.primitive.name, source(eqn)
+        name, where = eqn.primitive.name, self.where(eqn)
         if name == "select_n":
             which, *cases = values
             if len(cases) == 2 and which.dtype == bool:
@@ -285,7 +288,8 @@ class _Edited(Walk):
         for v, var, lost in zip(values, eqn.invars, self.named(eqn, values)[::-1], strict=True):
             constant = name in ("mul", "div") and hasattr(eqn.invars[var is eqn.invars[0]], "val")
             cause = "missing-term" if name == "add" and not backward else "local-derivative"
-            cause = "edge" if backward and (name in TERMS or constant) else cause
+            if backward and (name in TERMS or constant) and where not in self.slopes:
+                cause = "edge"
             group = f"{name} {lost}" if backward and constant else ""
             words = f"the {what} {lost} of `{name}` is missing"
             v = 1 / v if name == "div" and var is eqn.invars[1] else v
@@ -302,7 +306,7 @@ class _Edited(Walk):
 
     def along(self, eqn: Any, values: Sequence[Any], y: _Known) -> Iterator[Option]:
         """The other axis for a sum: at once if its shape stays, else where it is spread again."""
-        name, where, shape = eqn.primitive.name, source(eqn), y.value.shape
+        name, where, shape = eqn.primitive.name, self.where(eqn), y.value.shape
         if len(eqn.params.get("axes", ())) == 1 and len(values) == 1 and _floating(values[0]):
             (v,), (lost,) = values, eqn.params["axes"]
             for axis in {*range(v.ndim)} - {lost}:
@@ -345,7 +349,7 @@ class _Other(NamedTuple):
     source_info: Any
 
 
-def _otherwise(eqn: Any, values: Sequence[Any], where: str, bind: Any) -> Iterator[Option]:
+def _otherwise(eqn: Any, values: Sequence[Any], where: Place, bind: Any) -> Iterator[Option]:
     """The result of an operation that is taken for this one."""
     name, params = eqn.primitive.name, eqn.params
     if name in SIBLINGS:

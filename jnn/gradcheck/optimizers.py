@@ -35,6 +35,9 @@ class OptimizerReport(Report):
     def __str__(self) -> str:
         return "updates" + super().__str__().removeprefix("gradients")
 
+    def _called(self, cause: str) -> str:
+        return cause  # what they are called is said of gradients
+
 
 def check_optimizer(
     optimizer: Any,
@@ -92,11 +95,13 @@ def check_optimizer(
         raise ValueError(f"steps is {steps}; it must be at least 3, for slips show in the second")
     with exactly():
         check = _Check(optimizer, rule, params, steps, dict(known or {}), key)
-        if broken := check.structure():
+        broken, runs = check.structure()
+        if not runs:
             return OptimizerReport(tuple(broken), {}, ())
         found, power = check.updates()
         more, notes = check.contract()
-        return OptimizerReport((*found, *more), power, tuple(check.gradients), tuple(notes))
+        findings = (*found, *more, *broken)
+        return OptimizerReport(findings, power, tuple(check.gradients), tuple(notes))
 
 
 class _Check:
@@ -196,9 +201,10 @@ class _Check:
     def params(self, dtype: str) -> Any:
         return self.tree.unflatten([jnp.asarray(a, dtype) for a in self.start])
 
-    def structure(self) -> list[Finding]:
-        """What keeps the optimizer from running at all: trees, shapes and dtypes."""
-        found = []
+    def structure(self) -> tuple[list[Finding], bool]:
+        """What keeps the optimizer from running, trees, shapes and dtypes; and whether it runs all
+        the same, in float32 at least."""
+        found, runs = [], True
 
         def once(params: Any) -> Any:
             state = self.optimizer.init(params)
@@ -218,14 +224,15 @@ class _Check:
                 except Exception as error:  # whatever another's code raises when traced
                     first = f"{error}".partition("\n")[0]
                     words = f"in {name} it cannot be traced: {type(error).__name__}: {first}"
-                    return [Finding("update", "structure", words)]
+                    return [Finding("update", "structure", words)], False
             if words := _unlike(after, state):
                 words = f"in {name} the state after an update {words}: no loop can carry it"
                 found.append(Finding("state", "structure", words))
             if words := _unlike(updates, params):
                 words = f"in {name} the updates are not like the parameters: the tree {words}"
                 found.append(Finding("updates", "structure", words))
-        return list(dict.fromkeys(found))
+            runs = runs and (not found or name in ("bfloat16", "float16"))
+        return list(dict.fromkeys(found)), runs
 
     def contract(self) -> tuple[list[Finding], list[str]]:
         """Determinism, and zero gradients in low precision; findings and notes."""

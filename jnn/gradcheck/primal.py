@@ -1,9 +1,12 @@
 """The primal of a function: what it computes, without the derivative rules that people gave it."""
 
+import linecache
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +31,50 @@ ARITHMETIC |= {
     "cumprod",
     "reduce_prod",
 }
+CODE = 60  # letters of an expression that are shown
 DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
 
 # Programs here are compiled more than they are run.
 BRIEFLY = {"xla_backend_optimization_level": "0"}
+
+
+class Place(NamedTuple):
+    """Where in the caller's program something comes from; empty where nothing tells."""
+
+    line: str = ""  # file:line
+    code: str = ""  # the expression
+
+    @property
+    def short(self) -> str:
+        """file:line without the folders."""
+        return self.line.rpartition("/")[2]
+
+
+def source(traceback: Any) -> Place:
+    """The expression of the caller's that it leads to."""
+    for code, at in zip(*traceback.raw_frames(), strict=True) if traceback is not None else ():
+        name = code.co_filename
+        if "/jax/" not in name and "/jnn/gradcheck/" not in name and not name.startswith("<frozen"):
+            return _place(code, at)
+    return Place()
+
+
+@cache
+def _place(code: Any, at: int) -> Place:
+    line, last, *columns = next(islice(code.co_positions(), at // 2, None))
+    return Place(f"{code.co_filename}:{line}", _text(code.co_filename, line, last, columns))
+
+
+def _text(file: str, line: int | None, last: int | None, columns: Sequence[int | None]) -> str:
+    """That part of a file as one line, shortened; "" where the file cannot be read."""
+    start, end = columns
+    if line is None or last is None or start is None or end is None:
+        return ""
+    lines = [linecache.getline(file, n).encode() for n in range(line, last + 1)]
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][start:]
+    return textwrap.shorten(b" ".join(lines).decode(errors="ignore"), CODE, placeholder=" ...")
 
 
 class Walk:
@@ -49,6 +91,7 @@ class Walk:
     def __init__(self) -> None:
         self.place: tuple[int, ...] = ()
         self.met: dict[Any, tuple[list[Any], Sequence[Any]]] = {}
+        self.around: Any = None  # the traceback of the call that it is in
         self.rules: set[tuple[int, ...]] = set()  # places where a custom_vjp is called
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
@@ -86,7 +129,10 @@ class Walk:
             self.rules.add(self.place)
         if name in INLINED | CUSTOM:
             inner = next(eqn.params[k] for k in ("call_jaxpr", "jaxpr") if k in eqn.params)
-            return self.run(inner, values)
+            outer, self.around = self.around, self.traceback(eqn)
+            results = self.run(inner, values)
+            self.around = outer
+            return results
         if name in ("scan", "while", "cond"):
             return getattr(self, f"_{name}")(eqn, list(self.given(eqn, values)))
 
@@ -106,8 +152,25 @@ class Walk:
 
     def bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         """What the equation returns; what comes of it keeps the equation's place in the source."""
-        with user_context(eqn.source_info.traceback):
+        with user_context(self.traceback(eqn)):
             return self._bind(eqn, values)
+
+    def traceback(self, eqn: Any) -> Any:
+        """Its own, or if that shows no code of the caller's that of the call it is in.
+
+        What JAX has compiled before it does not trace again.
+        """
+        own = eqn.source_info.traceback
+        return own if self.around is None or source(own).line else self.around
+
+    def where(self, eqn: Any) -> Place:
+        """The caller's expression that an equation comes from."""
+        return source(self.traceback(eqn))
+
+    def called(self, eqn: Any) -> str:
+        """What the result of an equation is called."""
+        place = self.where(eqn).short
+        return f"`{eqn.primitive.name}`" + f" of {place}" * bool(place)
 
     def _bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         primitive, params = eqn.primitive, eqn.params
@@ -281,21 +344,5 @@ class Values(Walk):
         for y in results:
             if isinstance(y, Tracer) or not jnp.issubdtype(y.dtype, jnp.floating):
                 continue
-            self.values.setdefault(called(eqn), np.asarray(y))
+            self.values.setdefault(self.called(eqn), np.asarray(y))
         return results
-
-
-def called(eqn: Any) -> str:
-    """What the result of an equation is called."""
-    place = source(eqn).rpartition("/")[2]
-    return f"`{eqn.primitive.name}`" + f" of {place}" * bool(place)
-
-
-def source(eqn: Any) -> str:
-    """file:line of the caller's expression that an equation comes from; "" where nothing tells."""
-    traceback = eqn.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
-        name = frame.file_name
-        if "/jax/" not in name and "/jnn/gradcheck/" not in name and not name.startswith("<frozen"):
-            return f"{name}:{frame.line_num}"
-    return ""

@@ -42,6 +42,7 @@ class Finding:
     indices: tuple[tuple[int, ...], ...] = ()  # of wrong elements, the worst first
     source: str = ""  # file:line of the forward expression whose derivative is wrong
     regime: str = "given"
+    code: str = ""  # that expression, where the file can be read
 
 
 class WrongGradient(AssertionError):
@@ -78,13 +79,23 @@ class Report:
         else:
             n = len(self.findings)
             lines = [f"gradients WRONG: {n} finding" + "s" * (n > 1)]
+        alike: dict[Any, list[Finding]] = {}
         for f in self.findings:
-            lines.append(f"  {f.path or 'the function'}: {f.cause}, at {f.regime} values")
-            lines.append(f"    {f.message}" + (f" ({f.source})" if f.source else ""))
-            if f.indices:
+            alike.setdefault((f.cause, f.regime, f.code, f.message, f.source), []).append(f)
+        for (cause, regime, code, message, source), several in alike.items():
+            names = ", ".join(f.path or "the function" for f in several)
+            lines.append(f"  {names}: {self._called(cause)}, at {regime} values")
+            place = f"in the derivative of `{code}`: " if code else ""
+            lines.append(f"    {place}{message}" + (f" ({source})" if source else ""))
+            for f in several:
+                of = f" of {f.path}" if len(several) > 1 else ""
                 shown = ", ".join(str(list(i)) for i in f.indices[:5])
-                lines.append(f"    worst at {shown}" + (" ..." if len(f.indices) > 5 else ""))
+                more = " ..." if len(f.indices) > 5 else ""
+                lines += [f"    worst{of} at {shown}{more}"] * bool(f.indices)
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _called(self, cause: str) -> str:
+        return f"{cause} ({CAUSES[cause]})"
 
     def _where(self) -> str:
         """The regimes, what several of them share said once."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck.flat import Flat, floats
-from jnn.gradcheck.primal import BRIEFLY, Walk, called, source
+from jnn.gradcheck.primal import BRIEFLY, Place, Walk
 
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
     kind: str
     primitive: str
     operand: int
-    source: str
+    source: Place
     other: str = ""
     meant: str = ""  # what `other` stands in place of
 
@@ -60,7 +60,7 @@ class _Changes(Walk):
     ) -> Any:
         """Whether it is on, a traced bool; None where it cannot be."""
         key = (self.place, kind, operand, number)
-        where = Variant(kind, eqn.primitive.name, operand, source(eqn), other, meant)
+        where = Variant(kind, eqn.primitive.name, operand, self.where(eqn), other, meant)
         self.listed.setdefault(key, where)
         return None if self.on is None else self.on.get(key)
 
@@ -92,7 +92,7 @@ class _Changes(Walk):
             if name in CHOICES:
                 y = self.branches(eqn, values, y, CHOICES[name])
             results = [y]
-        self.scope += [(called(eqn), r) for r in results if _floating(r) and jnp.ndim(r)]
+        self.scope += [(self.called(eqn), r) for r in results if _floating(r) and jnp.ndim(r)]
         return results
 
     def own(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:
@@ -174,12 +174,12 @@ class Variants:
         rows = [np.arange(len(keys)) == k for k in range(len(keys))]
         lines: dict[str, list[int]] = {}
         for k, variant in enumerate(variants):
-            if variant.kind == "edge" and variant.source:
-                lines.setdefault(variant.source, []).append(k)
+            if variant.kind == "edge" and variant.source.line:
+                lines.setdefault(variant.source.line, []).append(k)
         for line, members in lines.items():
             if len(members) > 1:
                 rows.append(np.isin(np.arange(len(keys)), members))
-                variants.append(Variant("line", "", 0, line))
+                variants.append(Variant("line", "", 0, Place(line)))
         if not rows:
             return [], ()
         found = _gradients(self, tuple(keys), leaves, others, v, jnp.asarray(np.stack(rows)))

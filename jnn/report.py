@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,7 +46,13 @@ def _live(records: Iterable["Progress"], console: "Console") -> Iterator["Progre
 
 
 def show(doing: str) -> AbstractContextManager[object]:
-    """Shows on a terminal what is being done, for as long as the `with` block lasts. Needs rich."""
-    from rich.console import Console
+    """Shows on a terminal what is being done, for as long as the `with` block lasts.
 
-    return Console(stderr=True).status(doing)
+    Elsewhere, or where rich is not installed, nothing is shown.
+    """
+    try:
+        from rich.console import Console
+    except ImportError:
+        return nullcontext()
+    console = Console(stderr=True)
+    return console.status(doing) if console.is_terminal else nullcontext()

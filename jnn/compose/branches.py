@@ -60,12 +60,15 @@ class Residual(Composite):
     def _check_alike(self, y: Any, skip: Any) -> None:
         problem = unlike(y, skip)
         if problem and self.projection is None:
+            layer = "Dense(n)"
             if hasattr(y, "shape") and hasattr(skip, "shape"):
                 problem = f"f(x) is {shape_of(y)} but x is {shape_of(skip)}"
+                if y.shape[1:-1] != skip.shape[1:-1]:
+                    layer = "Conv(n, 1, stride=2)"
             fail(
                 self,
                 f"{problem}; they must be alike to be added: give a projection that makes x like "
-                "f(x), such as Residual(..., projection=Dense(n))",
+                f"f(x), such as Residual(..., projection={layer})",
             )
         if problem:
             fail(self, f"f(x) is not like the projection of x: {problem}; make one like the other")

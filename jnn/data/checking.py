@@ -85,6 +85,9 @@ the first being 3 at index 3; mend the data, or give the last layer more outputs
             )
     if len(y) == 0:
         raise ValueError(f"{name} holds no examples; there must be at least one")
+    labels = isinstance(x, np.ndarray) and x.ndim == 1 and np.issubdtype(x.dtype, np.integer)
+    if labels and y.ndim > 1:
+        raise ValueError(f"{name} has x {shape_of(x)} and y {shape_of(y)}: give (x, y), not (y, x)")
     shape = jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, jax.dtypes.canonicalize_dtype(v.dtype)), x
     )

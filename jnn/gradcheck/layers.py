@@ -19,6 +19,7 @@ from jnn.gradcheck.target import Target, exactly
 from jnn.gradients import as_function
 from jnn.layer import Eval, Layer, LayerError, Mode, Params, Train, Tree
 from jnn.losses import Loss
+from jnn.report import show
 
 OBSERVED = 3  # batches that running state has seen before it is used
 NOISE = 0.1  # is added to fresh parameters, for slips hide behind zeros and ones
@@ -117,6 +118,8 @@ def check_layer(
     finite differences, which owe autodiff nothing; a batch of one; and in evaluation, whether one
     example moves what comes of another. Where a network is wrong each of its leaves is checked by
     itself, with the input that it met, and the findings are theirs: `params['dense2']['w']`.
+    It compiles much: of a network of thirty layers expect a minute or two, and see
+    `gradcheck.check_network`, which only tells right from wrong, for the check before a run.
 
     >>> import jnn
     >>> net = jnn.Serial(jnn.Dense(4), jnn.Tanh(), jnn.Dense(3))
@@ -144,8 +147,9 @@ def check_layer(
     f = _layer_function(layer)
     for name, how in modes.items():
         for size, part in (("", x), ("one example", jax.tree.map(lambda v: v[:1], x))):
+            where = ", ".join(filter(None, (name, size)))
             try:
-                with exactly():
+                with exactly(), show(f"checking {type(layer).__name__}, {where}"):
                     target = Target(
                         f, (params, part, how), None, ("params", "x", "mode"), seed, (2,)
                     )
@@ -162,7 +166,7 @@ def check_layer(
                 found = Report(
                     (), {}, (), (f"in {name} it takes no batch of one: {error.problem}",)
                 )
-            reports.append(found.at(", ".join(filter(None, (name, size)))))
+            reports.append(found.at(where))
             if not found:
                 local = _leaf_by_leaf(layer, params, part, how, known, seed)
                 if local is not None:

@@ -41,7 +41,8 @@ class Target:
         still: Sequence[int] = (),
     ):
         if not callable(f):
-            raise ValueError(f"f is {f!r}; it must be a function, whose arguments follow")
+            kind = type(f).__name__
+            raise ValueError(f"f is a {kind}; it must be a function, whose arguments follow")
         with_paths, tree = jax.tree.flatten_with_path(args)
         arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for _, a in with_paths]
         floating = tuple(

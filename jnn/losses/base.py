@@ -35,7 +35,8 @@ class Loss(Printed):
     `values(prediction, target) -> (values, cache)` has values of shape (n, ...), one for each
     example (and position, over which they are averaged); `pull(cache, dvalues) -> dprediction`
     takes cotangents of their shape. Values that are weighted go with `weight` and `total`, which
-    tell their weights.
+    tell their weights. Prediction and target are of one shape; a loss of scores (n, k) and integer
+    labels (n,) is made from `losses.Labelled`.
 
     >>> @dataclass(frozen=True)
     ... class Distance(Loss):
@@ -123,6 +124,12 @@ class Loss(Printed):
             self.fail(
                 f"the prediction is {shape_of(prediction)} and the target {shape_of(target)}; "
                 "their shapes must be equal, for nothing is broadcast: reshape one of them"
+                + (
+                    ", or make the loss from jnn.losses.Labelled, which takes labels"
+                    if target.shape == prediction.shape[:-1]
+                    and jnp.issubdtype(target.dtype, jnp.integer)
+                    else ""
+                )
             )
 
     def check_prediction(self, prediction: Any) -> None:

@@ -48,6 +48,17 @@ class Labelled(Loss):
     ([0.12690000236034393, 2.079400062561035, 0.0], [1.0, 3.0, 0.0])
     >>> loss.forward(scores, labels)[0].round(4) == (values.sum() / 4).round(4)
     Array(True, dtype=bool)
+
+    A loss of one's own, the multiclass squared hinge, -1 being what a wrong class should score:
+
+    >>> class SquaredHinge(Labelled):
+    ...     def costs(self, s, right):
+    ...         gap = jnp.maximum(jnp.where(right, 1 - s, 1 + s), 0)
+    ...         return jnp.square(gap).sum(axis=-1), gap
+    ...     def slopes(self, s, right, gap):
+    ...         return jnp.where(right, -2, 2) * gap
+    >>> float(SquaredHinge().forward(jnp.array([[2.0, -0.5]]), jnp.array([0]))[0])
+    0.25
     """
 
     weights: tuple[float, ...] | None = field(default=None, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jnn.compose.base import Wrapper
 from jnn.data.checking import Pair, transformed
 from jnn.data.shuffle import shuffled
 from jnn.diagnostics import measured
@@ -229,14 +230,12 @@ def _right(loss: Loss, prediction: Any, y: Any) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class _Watched(Layer):
+class _Watched(Wrapper):
     """A network whose cache also holds its output, so that a run can score it."""
 
-    net: Layer
-
     def forward(self, params: Params, x: Any, mode: Mode) -> tuple[Any, Cache]:
-        y, cache = self.net.forward(params, x, mode)
+        y, cache = super().forward(params, x, mode)
         return y, (cache, y)
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
-        return self.net.backward(params, cache[0], dy)
+        return super().backward(params, cache[0], dy)

@@ -92,6 +92,14 @@ class Loss(Printed):
         """The cotangent of the prediction from those of the values."""
         raise NotImplementedError(f"{type(self).__name__} must define pull(cache, dvalues)")
 
+    def draw(self, key: jax.Array, prediction: jax.Array) -> jax.Array:
+        """Targets from the distribution whose negative logarithm the loss is, up to a constant."""
+        del key, prediction
+        return self.fail(
+            "it is taken for no distribution that targets could be drawn from: define "
+            "draw(key, prediction) -> target"
+        )
+
     def total(self, cache: Cache) -> jax.Array | None:
         """The sum of the weights of all values, never 0; None where they weigh the same."""
         del cache

@@ -254,6 +254,9 @@ class SoftmaxCrossEntropy(Labelled):
             probability = probability - self.smoothing / s.shape[-1]
         return jnp.where(right, probability - (1 - self.smoothing), probability)
 
+    def draw(self, key: jax.Array, prediction: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, prediction).astype(jnp.int32)
+
 
 @dataclass(frozen=True)
 class MulticlassHinge(Labelled):

@@ -37,6 +37,10 @@ class SquaredError(Loss):
         p, t = wide(*cache)
         return scaled(p - t, 2 * dvalues).astype(cache[0].dtype)
 
+    def draw(self, key: jax.Array, prediction: jax.Array) -> jax.Array:
+        # exp(-(p - t)^2) has a variance of 1/2.
+        return prediction + jax.random.normal(key, prediction.shape, prediction.dtype) * 0.5**0.5
+
 
 @dataclass(frozen=True)
 class Huber(Loss):
@@ -104,6 +108,9 @@ class SigmoidCrossEntropy(Loss):
     def pull(self, cache: Cache, dvalues: jax.Array) -> jax.Array:
         s, t = wide(*cache)
         return scaled(jax.nn.sigmoid(s) - t, dvalues).astype(cache[0].dtype)
+
+    def draw(self, key: jax.Array, prediction: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(key, jax.nn.sigmoid(prediction)).astype(prediction.dtype)
 
     def correct(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         right = ((prediction > 0) == (target.astype(prediction.dtype) > 0.5)).astype(jnp.float32)

@@ -31,6 +31,7 @@ from jnn.optimizers.chaining import chain
 from jnn.optimizers.clipping import ClipNormState, clip_norm, clip_value
 from jnn.optimizers.first_order import MomentumState, SGDState, momentum, nesterov, sgd
 from jnn.optimizers.freezing import freeze
+from jnn.optimizers.kronecker import KFACState, kfac, kfac_gradient
 from jnn.optimizers.orthogonal import MuonState, muon
 from jnn.optimizers.plateaus import PlateauState, reduce_on_plateau
 from jnn.optimizers.protocol import Optimizer, Schedule, apply_updates, takes_value
@@ -42,6 +43,7 @@ __all__ = [
     "AdamState",
     "AverageState",
     "ClipNormState",
+    "KFACState",
     "LionState",
     "MomentumState",
     "MuonState",
@@ -61,6 +63,8 @@ __all__ = [
     "clip_value",
     "decay",
     "freeze",
+    "kfac",
+    "kfac_gradient",
     "lion",
     "max_norm",
     "momentum",

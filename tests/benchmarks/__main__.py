@@ -8,6 +8,7 @@ import layers
 import mlp
 import networks
 import optimizers
+import readings
 import soundness
 import sweeps
 import torch_agreement
@@ -22,6 +23,7 @@ BENCHES = (
     torch_agreement.agreement()
     | mlp.nets()
     | networks.networks()
+    | readings.readings()
     | layers.leaves()
     | sweeps.sweeps()
     | optimizers.checks()

@@ -72,7 +72,7 @@ REFUSED = {
     "weights of another layer": (
         {"w": np.ones((2, 4), np.float32), "b": np.ones(4, np.float32)},
         X,
-        "w is float32 (2, 4); x must be (n, ..., in) for w (in, 3)",
+        "w is float32 (2, 4); it must be (in, 3), as init makes",
     ),
     "bias of another layer": (
         {"w": PARAMS["w"], "b": np.ones((1,), np.float32)},

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jnn import tables
 from jnn.compose.rewriting import stacking, uses
+from jnn.curvature import noise_scale
+from jnn.factors import is_factor, sqnorm
 from jnn.layer import Layer, Mode, Params, Tree, moving
 from jnn.layers.activations import Elementwise
 from jnn.losses import Loss
@@ -35,6 +37,8 @@ class LayerStats(NamedTuple):
     cotangent: float  # the root mean square of dy
     gradient: float | None  # the norm of the gradient of its weights, or of what it has
     update: float | None  # the norm of its weights' last update, relative to that of the weights
+    signal: float | None = None  # |E g|^2 of the examples' gradients g of its parameters, unbiased
+    variance: float | None = None  # tr cov g, likewise, with the batch's mean for its loss
 
 
 def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) -> list[LayerStats]:
@@ -43,6 +47,8 @@ def measure(net: Layer, loss: Loss, params: Params, x: Any, y: Any, mode: Mode) 
     A unit is an index of the last axis: a neuron, or a channel. It is dead where its activation
     has slope 0 at every example (and position) of the batch. An output is saturated within 2.5% of
     the range's ends: beyond 0.95 for a tanh, 0.975 for a sigmoid. `update` is None: there was none.
+    `signal` and `variance` are those of `curvature.noise_scale`, for leaves that state factors and
+    batches of two at least; where a BatchNorm trains, an example's gradient is what it adds.
     A leaf within `Repeat` is measured at every depth, `blocks.dense1[3]`; over the slices of
     `Mapped` the mean is taken.
 
@@ -65,17 +71,16 @@ def judge(layers: Sequence[LayerStats] | None) -> list[str]:
 
     It speaks where over half of the units are dead or of the outputs saturated, where updates are
     not between 1e-5 and 1e-1 of the weights (none at all is a frozen layer's), where cotangents or
-    the spread of the outputs differ 10,000-fold between layers, and where a number is not finite.
+    the spread of the outputs differ 10,000-fold between layers. Where a number is not finite it
+    names the layer with which that began: forwards, or where all is finite forwards, backwards.
     Raises ValueError where `layers` is None, as in a Progress before anything was measured.
     """
     if layers is None:
         raise ValueError("layers is None: nothing was measured yet; give jnn.run a lower `watch`")
-    words = []
+    words = _broken(layers)
     for layer in layers:
         say = partial("{}: {}".format, layer.path)
-        numbers = [v for v in layer[2:] if v is not None]
-        if not all(map(math.isfinite, numbers)):
-            words.append(say("its numbers are not finite; lower the learning rate, check the data"))
+        if not _finite(layer, *LayerStats._fields[2:]):
             continue
         if layer.dead is not None and layer.dead > MANY:
             words.append(
@@ -104,9 +109,14 @@ def judge(layers: Sequence[LayerStats] | None) -> list[str]:
 
 
 def table(layers: Sequence[LayerStats] | None) -> str:
-    """The statistics as lines of text, and what `judge` says of them."""
+    """The statistics as lines of text, and what `judge` says of them.
+
+    `noise` is variance / signal, the batch at which a gradient is half noise, as this one batch
+    tells it; see `noise_scales` for many.
+    """
     words = judge(layers)
     head = ("layer", "mean", "spread", "dead", "saturated", "cotangent", "gradient", "update")
+    head += ("noise",)
     rows = [
         (
             layer.path,
@@ -115,10 +125,52 @@ def table(layers: Sequence[LayerStats] | None) -> str:
             *("" if v is None else f"{v:.0%}" for v in (layer.dead, layer.saturated)),
             f"{layer.cotangent:.1e}",
             *("" if v is None else f"{v:.1e}" for v in (layer.gradient, layer.update)),
+            "" if (scale := _scale(layer)) is None else f"{scale:.0f}",
         )
         for layer in layers or ()
     ]
     return "\n".join([tables.table(head, rows), *words])
+
+
+def _scale(layer: LayerStats) -> float | None:
+    if layer.variance is None or not layer.signal or layer.signal < 0:
+        return None
+    return layer.variance / layer.signal
+
+
+def noise_scales(
+    history: Sequence[Any], fade: float = 0.9
+) -> tuple[list[int], dict[str, list[float]]]:
+    """(steps, {path: scales}): the gradient noise scale of every layer as a run went on.
+
+    It is the batch at which the gradient of a layer is half noise, tr cov g / |E g|^2, each an
+    unbiased estimate from every batch that was looked at and averaged over the last 1 / (1 - fade)
+    of these, for a quotient of single ones says little. Larger batches than that are hardly better
+    than fewer examples in more steps. NaN where noise is all that is seen; "all" is that of the
+    network. `history` are the records of a run with `watch`.
+
+    Source: McCandlish et al. 2018, "An empirical model of large-batch training".
+    Raises ValueError where nothing was measured.
+    """
+    seen: list[tuple[int, Sequence[LayerStats]]] = []
+    for record in history:
+        if record.layers and not (seen and record.layers is seen[-1][1]):
+            seen.append((record.step, record.layers))
+    means: dict[str, tuple[float, float]] = {}
+    scales: dict[str, list[float]] = {}
+    for _, layers in seen:
+        told = {v.path: (v.signal, v.variance) for v in layers if v.signal is not None}
+        told["all"] = tuple(map(sum, zip(*told.values(), strict=True))) if told else (0.0, 0.0)
+        for path, pair in told.items():
+            signal, variance = (
+                fade * old + (1 - fade) * new
+                for old, new in zip(means.get(path, (0.0, 0.0)), pair, strict=True)
+            )
+            means[path] = signal, variance
+            scales.setdefault(path, []).append(variance / signal if signal > 0 else math.nan)
+    if len(scales) < 2:
+        raise ValueError("history holds no noise of gradients; give jnn.run a `watch`")
+    return [step for step, _ in seen], scales
 
 
 def measured(
@@ -181,7 +233,21 @@ def _read(seen: Seen) -> dict[str, jax.Array]:
             found["saturated"] = near.mean(dtype=y.dtype)
     if jax.tree.leaves(seen.grads):
         found["gradient"] = _norm(_weights(seen.grads) or jax.tree.leaves(seen.grads))
+        found |= _noise(seen)
     return found
+
+
+def _noise(seen: Seen) -> dict[str, jax.Array]:
+    if not seen.layer.states_factors or not seen.layer.apart(seen.cache):
+        return {}
+    factors, _ = seen.layer.factored(seen.params, seen.cache, seen.dy)
+    squares = [sqnorm(f) for f in jax.tree.leaves(factors, is_leaf=is_factor)]
+    n = len(squares[0])
+    if n < 2:
+        return {}
+    # Of gradients of the mean, n times smaller than those of which it is one.
+    signal, variance = noise_scale(seen.grads, squares)
+    return {"signal": n**2 * signal, "variance": n**2 * variance}
 
 
 def _numbers(tree: Tree) -> Any:
@@ -210,6 +276,26 @@ def _at(tree: Tree, path: str) -> Tree:
     for name in path.split(".") if path else ():
         tree = tree.get(name, {})
     return tree
+
+
+def _broken(layers: Sequence[LayerStats]) -> list[str]:
+    """Where numbers that are not finite began."""
+    mend = "lower the learning rate, check the data"
+    for layer in layers:
+        if not _finite(layer, "mean", "spread"):
+            return [f"{layer.path}: the first whose output is not finite; {mend}"]
+    after = "the loss"
+    for layer in reversed(layers):
+        if not _finite(layer, "cotangent"):
+            return [f"{after}: the first, going back, whose backward pass is not finite; {mend}"]
+        if not _finite(layer, "gradient", "update"):
+            return [f"{layer.path}: the first, going back, whose gradient is not finite; {mend}"]
+        after = layer.path
+    return []
+
+
+def _finite(layer: LayerStats, *names: str) -> bool:
+    return all(math.isfinite(v) for name in names if (v := getattr(layer, name)) is not None)
 
 
 def _compared(layers: Sequence[LayerStats]) -> list[str]:

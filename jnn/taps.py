@@ -27,6 +27,7 @@ class Seen(NamedTuple):
     y: Any
     dy: Any
     grads: Params
+    params: Params
 
 
 Read = Callable[[Seen], Tree]
@@ -84,7 +85,7 @@ class _Tap(Layer):
 
         def seen(params: Params, state: State, x: Any) -> Tree:
             y, cache = self.layer.forward(params, x, Eval(state))
-            return self.read(Seen(self.layer, cache, y, y, params))
+            return self.read(Seen(self.layer, cache, y, y, params, params))
 
         tap = jax.eval_shape(seen, params, state, x)
         zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), tap)
@@ -96,8 +97,9 @@ class _Tap(Layer):
 
     def backward(self, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any]:
         kept, y = cache
-        grads, dx = self.layer.backward(_without(params), kept, dy)
-        return _with(grads, self.read(Seen(self.layer, kept, y, dy, grads))), dx
+        params = _without(params)
+        grads, dx = self.layer.backward(params, kept, dy)
+        return _with(grads, self.read(Seen(self.layer, kept, y, dy, grads, params))), dx
 
     def observe(self, state: State, cache: Cache) -> State:
         return self.layer.observe(state, cache[0])

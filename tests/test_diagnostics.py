@@ -157,3 +157,68 @@ def test_an_output_of_several_arrays_counts_with_all_its_numbers():
 def args(net, x):
     params, state = net.init(jax.random.key(0), x)
     return params, x, jnp.array([0, 2]), jnn.Eval(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Breaks(jnn.Elementwise):
+    """Not finite in its output, or only in its cotangent."""
+
+    backward_only: bool = False
+    keeps = "x"
+
+    def f(self, x):
+        return x if self.backward_only else x / 0
+
+    def df(self, kept, dy):
+        return dy / 0
+
+
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        (Breaks(), "breaks1: the first whose output is not finite"),
+        (Breaks(backward_only=True), "breaks1: the first, going back, whose backward pass is not"),
+    ],
+)
+def test_the_layer_is_named_with_which_numbers_stop_being_finite(broken, words):
+    net = jnn.Serial(jnn.Dense(4), jnn.Tanh(), broken, jnn.Dense(4), jnn.Dense(3))
+    params, _ = net.init(jax.random.key(0), X)
+    (said,) = [s for s in judge(measure(net, LOSS, params, X, Y, jnn.Eval())) if "first" in s]
+    assert said.startswith(words)
+
+
+def test_noise_is_the_variance_of_the_gradients_of_examples(params):
+    def one(x, y):
+        return jax.grad(lambda p: LOSS.forward(NET.forward(p, x[None], jnn.Eval())[0], y[None])[0])(
+            params
+        )
+
+    each = jax.vmap(one)(X, Y)
+    for layer in measure(NET, LOSS, params, X, Y, jnn.Eval()):
+        if layer.path not in each:
+            assert layer.signal is layer.variance is None
+            continue
+        flat = np.concatenate([g.reshape(40, -1) for g in jax.tree.leaves(each[layer.path])], 1)
+        variance = flat.var(axis=0, ddof=1).sum()
+        assert layer.variance == pytest.approx(variance, rel=1e-4)
+        assert layer.signal == pytest.approx((flat.mean(0) ** 2).sum() - variance / 40, rel=1e-3)
+
+
+def test_the_noise_of_a_run_is_a_quotient_of_means():
+    records = list(
+        jnn.run(
+            *(NET, LOSS, OPTIMIZER, (X, Y)),
+            key=jax.random.key(0),
+            epochs=3,
+            batch_size=8,
+            watch=2,
+            chunk=3,
+        )
+    )
+    steps, scales = jnn.diagnostics.noise_scales(records, fade=0.5)
+    assert list(scales) == ["dense1", "dense2", "dense3", "all"] and len(steps) == 5
+    first = [layer for layer in records[0].layers if layer.signal is not None]
+    total = sum(layer.variance for layer in first) / sum(layer.signal for layer in first)
+    assert scales["all"][0] == pytest.approx(total if total > 0 else np.nan, nan_ok=True)
+    with pytest.raises(ValueError, match="holds no noise of gradients"):
+        jnn.diagnostics.noise_scales([record._replace(layers=None) for record in records])

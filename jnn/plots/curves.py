@@ -92,17 +92,32 @@ def update_ratios(steps: Any, ratios: Mapping[str, Any], title: str = "") -> "Fi
     >>> [line.get_label() for line in sheet.axes[0].lines]
     ['dense1', 'dense2', 'usual: 0.001']
     """
-    from matplotlib import colormaps
-
-    at = vector("steps", steps)
     sheet, (ax,) = figure(title=title, size=(6.5, 4))
-    depth = np.linspace(0.05, 0.85, len(by_name("ratios", ratios)))
-    for (path, values), colour in zip(ratios.items(), colormaps["viridis"](depth), strict=True):
-        ratio = vector(f"ratios[{path!r}]", values, len(at), "steps")
-        shown = np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
-        ax.plot(at, shown, color=colour, label=path, **_marks(at))
+    _by_layer(ax, steps, "ratios", ratios)
     ax.axhline(USUAL_RATIO, color=WARNING, ls="--", lw=1, label=f"usual: {USUAL_RATIO:g}")
     ax.set(xlabel="step", ylabel="|update| / |weights|", yscale="log")
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return sheet
+
+
+def noise_scales(steps: Any, scales: Mapping[str, Any], title: str = "") -> "Figure":
+    """The batch at which a layer's gradient is half noise, as `diagnostics.noise_scales` tells it.
+
+    Shapes: steps (m,); scales {path: (m,)}, drawn from first layer (dark) to last (light), and that
+    of the network, "all", as a broad line. Where noise is all that is seen there is a gap.
+    Raises ValueError where there is none, or lengths differ.
+
+    >>> sheet = noise_scales([0, 50], {"dense1": [9.0, 30.0], "all": [8.0, 40.0]})
+    >>> [line.get_label() for line in sheet.axes[0].lines]
+    ['dense1', 'all']
+    """
+    sheet, (ax,) = figure(title=title, size=(6.5, 4))
+    layers = {path: values for path, values in scales.items() if path != "all"}
+    at = _by_layer(ax, steps, "scales", layers)
+    if "all" in scales:
+        whole = vector("scales['all']", scales["all"], len(at), "steps")
+        ax.plot(at, whole, color=INK, lw=3, label="all")
+    ax.set(xlabel="step", ylabel="batch of as much signal as noise", yscale="log")
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return sheet
 
@@ -142,6 +157,19 @@ def learning_rates(
             1, 1, "beyond: diverged", transform=ax.transAxes, ha="right", va="bottom", color=INK
         )
     return sheet
+
+
+def _by_layer(ax: "Axes", steps: Any, name: str, values: Mapping[str, Any]) -> np.ndarray:
+    """Draws a line for each layer, and returns the steps."""
+    from matplotlib import colormaps
+
+    at = vector("steps", steps)
+    depth = np.linspace(0.05, 0.85, len(by_name(name, values)))
+    for (path, given), colour in zip(values.items(), colormaps["viridis"](depth), strict=True):
+        numbers = vector(f"{name}[{path!r}]", given, len(at), "steps")
+        shown = np.where(np.isfinite(numbers) & (numbers > 0), numbers, np.nan)
+        ax.plot(at, shown, color=colour, label=path, **_marks(at))
+    return at
 
 
 def _marks(points: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from jnn.asking import backward
 from jnn.compose import (
     Branch,
     Frozen,
+    Lean,
     Mapped,
     MixedPrecision,
     Named,
@@ -60,6 +61,7 @@ from jnn.layers import (
     Conv,
     ConvTranspose,
     CrossAttention,
+    CrossEntropyHead,
     Dense,
     Dropout,
     Einsum,
@@ -109,7 +111,7 @@ from jnn.penalties import L1, L2, ElasticNet
 from jnn.rates import find_learning_rate
 from jnn.sanity import sanity
 from jnn.search import ensemble, sweep
-from jnn.summaries import summary
+from jnn.summaries import cache_bytes, summary
 from jnn.training import Diverged, fit, run
 
 __all__ = [
@@ -129,6 +131,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "CrossAttention",
+    "CrossEntropyHead",
     "Dense",
     "Diverged",
     "Dropout",
@@ -152,6 +155,7 @@ __all__ = [
     "LayerError",
     "LayerNorm",
     "LeakyReLU",
+    "Lean",
     "LogSoftmax",
     "Loss",
     "Mapped",
@@ -192,6 +196,7 @@ __all__ = [
     "autodiff",
     "backprop",
     "backward",
+    "cache_bytes",
     "check_gradients",
     "check_layer",
     "check_loss",

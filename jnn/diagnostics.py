@@ -159,8 +159,12 @@ def noise_scales(
     means: dict[str, tuple[float, float]] = {}
     scales: dict[str, list[float]] = {}
     for _, layers in seen:
-        told = {v.path: (v.signal, v.variance) for v in layers if v.signal is not None}
-        told["all"] = tuple(map(sum, zip(*told.values(), strict=True))) if told else (0.0, 0.0)
+        told = {
+            v.path: (v.signal, v.variance)
+            for v in layers
+            if v.signal is not None and v.variance is not None
+        }
+        told["all"] = sum(s for s, _ in told.values()), sum(v for _, v in told.values())
         for path, pair in told.items():
             signal, variance = (
                 fade * old + (1 - fade) * new

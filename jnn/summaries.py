@@ -47,6 +47,20 @@ class Summary(tuple[Row, ...]):
         return table(head, rows, ("total", "of one example", "", *totals), left=2)
 
 
+def cache_bytes(net: Layer, x: Any) -> int:
+    """What the network keeps from the forward pass for the backward pass of a batch like x.
+
+    Where both are one program XLA may keep more, what the backward pass would compute again, unless
+    the network is `Lean`; or less. The numbers are those of `summary`, layer by layer.
+
+    >>> import jax.numpy as jnp, jnn
+    >>> cache_bytes(jnn.Serial(jnn.Dense(16), jnn.ReLU(), jnn.Dense(3)), jnp.ones((10, 4)))
+    800
+    """
+    rows = summary(net, x)
+    return len(jax.tree.leaves(x)[0]) * sum(row.cache_bytes for row in rows)
+
+
 def summary(net: Layer, x: Any) -> Summary:
     """The leaves of a network as they meet one example of a batch like x.
 

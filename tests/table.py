@@ -275,6 +275,8 @@ ROWS = [
     Row("repeat of state and chance", jnn.Repeat(RANDOM, 2), (4, 5), two_modes=True),
     Row("remat", jnn.Remat(MLP), (4, 5)),
     Row("remat of state and chance", jnn.Remat(TOYS), (4, 5), two_modes=True),
+    Row("lean", jnn.Lean(jnn.Serial(jnn.Dense(3), jnn.GELU(), jnn.Dense(2))), (4, 5)),
+    Row("lean of state and chance", jnn.Lean(TOYS), (4, 5), two_modes=True),
     Row("shared", SIAMESE, (4, 5)),
     Row("mapped", jnn.Serial(jnn.Mapped(MLP), jnn.Dense(2)), (3, 2, 5)),
     *example_norms.ROWS,

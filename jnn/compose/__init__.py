@@ -3,6 +3,7 @@
 from jnn.compose.branches import Branch, Parallel, Residual
 from jnn.compose.exchange import with_backward
 from jnn.compose.frozen import Frozen
+from jnn.compose.lean import Lean
 from jnn.compose.mapped import Mapped
 from jnn.compose.mixed import MixedPrecision
 from jnn.compose.remat import Remat
@@ -14,6 +15,7 @@ from jnn.compose.shared import Shared
 __all__ = [
     "Branch",
     "Frozen",
+    "Lean",
     "Mapped",
     "MixedPrecision",
     "Named",

@@ -9,6 +9,7 @@ from jnn.layers.embedding import Embedding, Positions, Rotary, Unembed
 from jnn.layers.example_norms import GroupNorm, LayerNorm, RMSNorm
 from jnn.layers.gates import GELU, SiLU
 from jnn.layers.hard import HardSigmoid, HardSwish, HardTanh, ReLU6
+from jnn.layers.head import CrossEntropyHead
 from jnn.layers.joining import Concatenate, Product, Sum
 from jnn.layers.normalization import BatchNorm
 from jnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
@@ -32,6 +33,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "CrossAttention",
+    "CrossEntropyHead",
     "Dense",
     "Dropout",
     "Einsum",

@@ -162,6 +162,37 @@ class Loss(Printed):
         raise LayerError(self, problem)
 
 
+@dataclass(frozen=True)
+class Cost(Loss):
+    """The mean of what the network returns, which is a cost already, as a `CrossEntropyHead`'s.
+
+        forward    L_i = p_i,   value = mean of all
+        backward   dp = dL / (how many)
+
+    Shapes: prediction (n, ...); the target may be anything of n entries, and is not looked at.
+
+    >>> loss = Cost()
+    >>> value, cache = loss.forward(jnp.array([1.0, 3.0]), jnp.zeros(2))
+    >>> float(value), loss.backward(cache, jnp.ones(())).tolist()
+    (2.0, [0.5, 0.5])
+    """
+
+    def values(self, prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, Cache]:
+        del target
+        return wide(prediction)[0], form(prediction)
+
+    def pull(self, cache: Cache, dvalues: jax.Array) -> jax.Array:
+        return dvalues.astype(formed(cache).dtype)
+
+    def check_shapes(self, prediction: Any, target: Any) -> None:
+        self.check_prediction(prediction)
+        if target.shape[:1] != prediction.shape[:1]:
+            self.fail(
+                f"the prediction is {shape_of(prediction)} and the target {shape_of(target)}; they "
+                "must be of as many examples"
+            )
+
+
 def show_first(values: np.ndarray, bad: np.ndarray) -> str:
     """How errors point at data: the first value where `bad` holds, and its index."""
     index = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -52,6 +52,7 @@ TIED = jnn.Shared(
 ROWS = [
     Row("embedding", jnn.Embedding(5, 3), Below(5, (4, 2)), rounding=embedding),
     Row("unembed", jnn.Unembed(5), (2, 3, 4), rounding=unembed),
+    Row("cross-entropy head", jnn.CrossEntropyHead(5, chunk=4), ((2, 3, 4), Below(5, (2, 3)))),
     Row("positions", jnn.Positions(4), (2, 3, 5), rounding=positions),
     Row("rotary", jnn.Rotary(10.0), (2, 3, 2, 4), rounding=rotary),
     Row("tied embeddings", TIED, Below(5, (2, 3))),

@@ -5,6 +5,7 @@ anything is timed, norms and gradients are compared with those of vmap(grad) in 
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ def readings() -> dict[str, Callable[[], str]]:
     """The benchmarks of this file by name."""
     return {
         "readings of an MLP, 784-512-512-10, batch 256": lambda: read(mlp(), torch=True),
+        "readings of an MLP, 64-32-10, batch 32": lambda: read(mlp((64, 32, 10), 32)),
         "readings of a transformer, 2 blocks of 128, 16 x 64 of 256 tokens": lambda: read(gpt()),
         "readings of a CNN, 3-32-64-64 on 32 x 32, batch 64": lambda: read(cnn()),
         "readings: a clipped step, 24 layers of 512, batch 32": step,
@@ -43,9 +45,9 @@ def readings() -> dict[str, Callable[[], str]]:
     }
 
 
-def mlp() -> Case:
-    layers = (jnn.Dense(512), jnn.ReLU(), jnn.Dense(512), jnn.ReLU(), jnn.Dense(10))
-    return case(jnn.Serial(*layers), (256, 784), 10)
+def mlp(widths: tuple[int, ...] = (784, 512, 512, 10), batch: int = 256) -> Case:
+    layers = [layer for width in widths[1:] for layer in (jnn.Dense(width), jnn.ReLU())]
+    return case(jnn.Serial(*layers[:-1]), (batch, widths[0]), widths[-1])
 
 
 def gpt() -> Case:
@@ -180,16 +182,21 @@ def step() -> str:
 
 
 def kept() -> str:
-    """The memory of a gradient of GELU blocks, by hand and by jax.grad."""
+    """Gradients of GELU blocks, whose activations XLA holds or computes again."""
     block = jnn.Residual(jnn.LayerNorm(), jnn.Dense(1024), jnn.GELU(), jnn.Dense(256))
     net, params, x, y = case(jnn.Serial(*[block] * 6, jnn.Dense(10)), (512, 256), 10)
-    lines = ["| six GELU blocks of 256, batch 512 | temp MiB | GFLOP |", "|---|---:|---:|"]
-    by_grad = lambda *args: jax.grad(partial(value, net))(*args)  # noqa: E731
-    for name, f in (("jax.grad", by_grad), ("by hand", partial(plain, net))):
-        compiled = jax.jit(f).lower(params, x, y).compile(compiler_options=FRUGAL)
-        memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-        lines.append(f"| {name} | {memory:.1f} | {compiled.cost_analysis()['flops'] / 1e9:.2f} |")
-    return "\n".join(lines)
+    ways = {
+        "jax.grad": lambda *args: jax.grad(partial(value, net))(*args),
+        "by hand": partial(plain, net),
+        "by hand, Lean": partial(plain, jnn.Lean(net)),
+    }
+    compiled = {name: jax.jit(f).lower(params, x, y).compile() for name, f in ways.items()}
+    rows = [Row(name, partial(calls, f, (params, x, y))) for name, f in compiled.items()]
+    work = ", ".join(
+        f"{name} {f.cost_analysis()['flops'] / 1e9:.2f}" for name, f in compiled.items()
+    )
+    memory = [f.memory_analysis().temp_size_in_bytes for f in compiled.values()]
+    return f"{times(rows, memory)}\nGFLOP: {work}"
 
 
 def calls(f: Callable[..., Any], args: tuple[Any, ...], count: int) -> Work:
@@ -251,6 +258,7 @@ def backpack(of: Case) -> Row | None:
 def _in_torch(of: Case, how: str, count: int) -> Work:
     import torch
 
+    warnings.simplefilter("ignore", UserWarning)  # of hooks, on inputs that have no gradient
     weights = [of.params[f"dense{i}"] for i in (1, 2, 3)]
     linears = []
     for p in weights:

@@ -21,7 +21,7 @@ def test_it_is_unembed_and_softmax_cross_entropy(ignore, x64):
     value, of_loss = loss.forward(scores, LABELS)
     want = plain.backward(params, kept, loss.backward(of_loss, jnp.ones(())))
     costs, cache = head.forward(params, (jnp.asarray(H), jnp.asarray(LABELS)), None)
-    share = float((LABELS != ignore).sum())  # all of them, where none is ignored
+    share = float((ignore != LABELS).sum())  # all of them, where none is ignored
     found, kept = cost.forward(costs, LABELS)
     dcosts = cost.backward(kept, jnp.ones(()) * costs.size / share)
     grads, (dh, nothing) = head.backward(params, cache, dcosts)

@@ -26,7 +26,7 @@ def test_a_sound_network_passes_and_is_told_in_numbers():
     report = check(penalty=jnn.penalties.L2(1e-2))
     assert report and report.expected == pytest.approx(np.log(4))
     assert report.penalised > report.initial and report.tiny.accuracy == 1
-    assert str(report).splitlines()[0].endswith("1.3863 expected of no knowledge")
+    assert str(report).splitlines()[0].endswith("1.3863 expected of no knowledge: as it should be")
 
 
 @pytest.mark.slow
@@ -80,3 +80,8 @@ class Loud(jnn.Layer):
 
     def pull(self, params, cache, dy):
         return 10 * dy
+
+
+def test_data_in_the_wrong_order_are_known():
+    with pytest.raises(ValueError, match=r"give \(x, y\), not \(y, x\)"):
+        sanity(NET, LOSS, (Y, X), key=jax.random.key(0))

@@ -291,11 +291,6 @@ def test_a_state_of_another_network_or_of_a_finished_run_is_refused():
         records(resume=train().state)
 
 
-def test_data_in_the_wrong_order_are_known():
-    with pytest.raises(ValueError, match=r"give \(x, y\), not \(y, x\)"):
-        jnn.fit(NET, LOSS, OPTIMIZER, (np.arange(8) % 3, X[:8]), key=key(), epochs=1, batch_size=4)
-
-
 def test_a_run_may_begin_from_parameters_that_came_from_elsewhere():
     optimizer = jnn.optimizers.freeze(jnn.optimizers.average(OPTIMIZER, 0.9), "dense1.*")
     params = train().state.params
@@ -426,9 +421,7 @@ def test_running_state_sees_every_part_in_turn():
 
 
 def test_a_batch_that_parts_do_not_divide_is_refused():
-    with pytest.raises(
-        ValueError, match="accumulate is 2, which does not divide the batch_size of 5"
-    ):
+    with pytest.raises(ValueError, match="accumulate is 2, which does not divide the batch_size"):
         records(accumulate=2)
 
 

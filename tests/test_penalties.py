@@ -217,3 +217,13 @@ def test_a_penalty_without_formulas_says_which_to_define():
         OnChosen().cost(W)
     with pytest.raises(NotImplementedError, match=r"OnChosen must define slope\(w\)"):
         OnChosen().slope(W)
+
+
+@pytest.mark.parametrize(
+    "penalty, words", [(1e-4, "penalty is 0.0001"), (jnn.L2(1, "v*"), "fits none")]
+)
+def test_what_is_no_penalty_or_fits_nothing_is_refused_at_the_call_of_a_run(penalty, words):
+    data = np.ones((8, 4), np.float32), np.zeros(8, np.int32)
+    parts = jnn.Dense(3), jnn.SoftmaxCrossEntropy(), jnn.optimizers.sgd(0.1), data
+    with pytest.raises(ValueError, match=words):
+        jnn.run(*parts, key=jax.random.key(0), epochs=1, batch_size=4, penalty=penalty)

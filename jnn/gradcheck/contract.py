@@ -14,7 +14,8 @@ from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.primal import BRIEFLY
 from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
-from jnn.gradcheck.target import Target, close, compiled, compiled_exact, root_mean_square, typical
+from jnn.gradcheck.sizes import root_mean_square, typical
+from jnn.gradcheck.target import Target, close, compiled, compiled_exact
 
 LINEAR = 1e-5  # of the gradient, for what goes through float32 is another fault
 NARROW = 2**-7  # of the gradient, by which bfloat16 may round it
@@ -111,10 +112,15 @@ def numerics(target: Target) -> list[Finding]:
     v, _ = target.draws()
     f, reference = (replace(flat, typed=None) for flat in (target.flat, target.reference))
     with jax.enable_x64(False):
-        y = jax.eval_shape(f, target.given, target.given_others)
+        # Integers of 64 bits would meet JAX's own of 32.
+        others = tuple(
+            jnp.asarray(np.asarray(a)) if jnp.issubdtype(a.dtype, jnp.integer) else a
+            for a in target.given_others
+        )
+        y = jax.eval_shape(f, target.given, others)
         low = tuple(np.asarray(a).astype(o.dtype) for a, o in zip(v, y, strict=True))
-        _, hand = compiled(f, target.given, target.given_others, low)
-        _, auto, _ = compiled_exact(reference, target.given, target.given_others, low)
+        _, hand = compiled(f, target.given, others, low)
+        _, auto, _ = compiled_exact(reference, target.given, others, low)
     wide = tuple(np.asarray(a, np.float64) for a in low)
     # Each beside itself, for on a kink they may well choose otherwise.
     _, by_hand = compiled(target.flat, target.leaves, target.others, wide)

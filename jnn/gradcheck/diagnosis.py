@@ -18,7 +18,8 @@ from jnn.gradcheck.flat import Flat
 from jnn.gradcheck.primal import BRIEFLY, Values
 from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
-from jnn.gradcheck.target import Target, compiled, compiled_exact, typical
+from jnn.gradcheck.sizes import typical
+from jnn.gradcheck.target import Target, compiled, compiled_exact
 from jnn.gradcheck.variants import Variant, Variants
 
 MANY_EXAMPLES = 64  # are more than their parts are sought among

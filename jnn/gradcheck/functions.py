@@ -17,7 +17,8 @@ from jnn.gradcheck.primal import Perturbed, evaluated
 from jnn.gradcheck.probe import SPREADS, Seen, look
 from jnn.gradcheck.report import Finding, Report, together
 from jnn.gradcheck.shapes import SHAPES, Reshaped, shown
-from jnn.gradcheck.target import UNIT, Target, exactly, root_mean_square, typical
+from jnn.gradcheck.sizes import deviation, root_mean_square, typical
+from jnn.gradcheck.target import UNIT, Target, exactly
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
 REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
@@ -304,7 +305,7 @@ class _Check:
 
         with np.errstate(all="ignore"):
             tries = zip(*(differences() for _ in range(DOUBTS)), strict=True)
-            spread = [np.nan_to_num(np.std(off, axis=0), nan=0.0, posinf=0.0) for off in tries]
+            spread = [np.nan_to_num(deviation(off), nan=0.0, posinf=0.0) for off in tries]
         return [sd + root_mean_square(sd) for sd in spread]
 
     def whole(self, leaves: tuple[Any, ...]) -> Seen | None:

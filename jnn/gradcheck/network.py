@@ -12,7 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jnn.compose.base import is_floating
 from jnn.gradcheck.finite_differences import ERROR_BARS, Slope, slope
 from jnn.gradcheck.recording import met
-from jnn.gradcheck.target import exactly, typical
+from jnn.gradcheck.sizes import typical
+from jnn.gradcheck.target import exactly
 from jnn.layer import Layer, Mode, Params, moving, unlike
 from jnn.losses import Loss
 

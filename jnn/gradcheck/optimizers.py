@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jnn.gradcheck.report import Finding, Report
+from jnn.gradcheck.sizes import root_mean_square, typical
 from jnn.gradcheck.slips import explain
-from jnn.gradcheck.target import UNIT, close, exactly, root_mean_square, typical
+from jnn.gradcheck.target import UNIT, close, exactly
 from jnn.gradcheck.updates import Case, Formula, Run
 from jnn.layer import Params
 from jnn.optimizers.protocol import pair, update_with

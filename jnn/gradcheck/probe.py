@@ -11,6 +11,7 @@ from jnn.gradcheck.exact import Measured, exact_gradient
 from jnn.gradcheck.finite_differences import ERROR_BARS
 from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.primal import BRIEFLY
+from jnn.gradcheck.sizes import deviation, root_mean_square
 
 REPLICATES = 6  # of a point, a few ulps apart: enough to know the spread of rounding errors
 SPREADS = 12  # standard deviations of that spread are still rounding
@@ -74,12 +75,10 @@ def look(
 
     def allowed(hand: np.ndarray, exact: np.ndarray, bar: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", over="ignore"):
-            sd = np.std(hand - exact, axis=0)
-            told = np.where(np.isfinite(sd), sd, 0)
-            sizes = np.where(np.isfinite(exact[0]), exact[0], 0)
-            typical = np.sqrt(np.square(sizes).mean()) if sizes.size else 0.0
-            floor = ULPS * u * (abs(hand[0]) + abs(exact[0]) + typical) * np.sqrt(1 + np.log2(n))
-            spread = sd + (np.sqrt(np.square(told).mean()) if sd.size else 0.0)
+            sd = deviation(hand - exact)
+            usual = root_mean_square(np.where(np.isfinite(exact[0]), exact[0], 0))
+            floor = ULPS * u * (abs(hand[0]) + abs(exact[0]) + usual) * np.sqrt(1 + np.log2(n))
+            spread = sd + root_mean_square(np.where(np.isfinite(sd), sd, 0))
             return floor + SPREADS * spread * np.sqrt(1 + 1 / REPLICATES) + ERROR_BARS * bar
 
     return Seen(

@@ -13,6 +13,7 @@ import numpy as np
 from jnn.gradcheck.exact import MOST, Measured, bare, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.primal import BRIEFLY, Census
+from jnn.gradcheck.sizes import typical
 
 UNIT = float(np.finfo(np.float64).eps) / 2  # of float64
 ULPS = 256  # of a dtype narrower than float64, which a long computation may well lose
@@ -152,19 +153,6 @@ def _float64(a: jax.Array) -> jax.Array:
     if not jnp.issubdtype(a.dtype, jnp.floating):
         return a
     return jnp.asarray(np.asarray(a).astype(np.float64))
-
-
-def typical(a: Any) -> float:
-    """The root mean square, or 1 where it is 0 or not finite."""
-    size = root_mean_square(a)
-    return size if np.isfinite(size) and size > 0 else 1.0
-
-
-def root_mean_square(a: Any) -> float:
-    """The root of the mean square, in float64; 0 of nothing."""
-    a = np.asarray(a, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sqrt(np.square(a).mean())) if a.size else 0.0
 
 
 def close(

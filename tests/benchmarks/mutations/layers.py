@@ -192,6 +192,12 @@ def maxout_rule(x, w, b, dy, chosen=largest, some=slice(None)):
     return jnp.einsum("nhk,ihk->ni", d, w), jnp.einsum("ni,nhk->ihk", x, d), d[some].sum(0)
 
 
+def shared_by(greatest, dtype):
+    """1 for the greatest, of several alike a share for each."""
+    greatest = greatest.astype(dtype)
+    return greatest / greatest.sum(-1, keepdims=True)
+
+
 MAXOUT = Function(
     "greater of two products",
     maxout,
@@ -222,7 +228,7 @@ MAXOUT = Function(
         "by comparison": same(
             backward=partial(
                 maxout_rule,
-                chosen=lambda *a: (pieces(*a) == maxout(*a)[..., None]).astype(a[0].dtype),
+                chosen=lambda *a: shared_by(pieces(*a) == maxout(*a)[..., None], a[0].dtype),
             )
         )
     },

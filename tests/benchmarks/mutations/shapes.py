@@ -103,7 +103,7 @@ LENGTHWISE = Function(
 )
 
 AT = np.array([[2, 0, 2, 6, 1], [5, 5, 5, 3, 0], [4, 1, 6, 0, 4]], np.int32)
-EACH = np.arange(3)[:, None]
+EACH = np.arange(3, dtype=np.int32)[:, None]
 
 
 def gathered(x, i, s):
@@ -146,7 +146,13 @@ GATHERED = Function(
                 "nkd,k,nkt->ntd", dy, s, jax.nn.one_hot(i, 7, dtype=dy.dtype)
             )
         ),
-        "ds by the output": same(s=lambda x, i, s, dy: (dy * gathered(x, i, s)).sum((0, 2)) / s),
+        "ds by the output": same(
+            s=lambda x, i, s, dy: jnp.where(
+                s == 0,
+                gathered_rule(x, i, s, dy)[2],
+                (dy * gathered(x, i, s)).sum((0, 2)) / jnp.where(s == 0, 1, s),
+            )
+        ),
     },
 )
 

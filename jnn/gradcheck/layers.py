@@ -13,6 +13,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from jnn.gradcheck.contract import independent, witnessed
 from jnn.gradcheck.functions import checked, everywhere, regimes_named
+from jnn.gradcheck.primal import BRIEFLY
 from jnn.gradcheck.recording import met
 from jnn.gradcheck.report import Report, together
 from jnn.gradcheck.target import Target, exactly
@@ -130,9 +131,8 @@ def check_layer(
     names = regimes_named(regimes)
     key = jax.random.key(0) if key is None else key
     init_key, noise_key, train_key, seed = jax.random.split(key, 4)
-    fresh, state = layer.init(init_key, x)
-    if params is None:
-        params = _moved(fresh, noise_key)
+    moved, state = _begun(layer, x, init_key, noise_key)
+    params = moved if params is None else params
     if mode is None:
         train = Train(train_key, state)
         for _ in range(OBSERVED if jax.tree.leaves(state) else 0):
@@ -211,6 +211,12 @@ def _program(layer: Layer, params: Params, x: Any, mode: Mode) -> str:
     # Without the keys that are made for every layer and that few of them use.
     needed, _ = dce_jaxpr(program, [True] * len(program.outvars))
     return str(needed.replace(constvars=()))
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
+def _begun(layer: Layer, x: Any, init_key: jax.Array, noise_key: jax.Array) -> tuple[Params, Any]:
+    params, state = layer.init(init_key, x)
+    return _moved(params, noise_key), state
 
 
 def _moved(params: Params, key: jax.Array) -> Params:

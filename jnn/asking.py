@@ -12,7 +12,7 @@ from jnn.compose.mapped import Mapped
 from jnn.compose.repeat import Repeat
 from jnn.compose.rewriting import rewrite
 from jnn.compose.shared import Shared
-from jnn.factors import Answer, grad, is_stated, kron
+from jnn.factors import Answer, answers, grad, is_stated, kron
 from jnn.layer import Cache, Layer, Mode, Params, State, Tree, below, fail
 
 Reading = Callable[[Any], Any]  # of a factor, such as those of jnn.factors
@@ -133,7 +133,7 @@ def _read(found: Tree, readings: tuple[Reading, ...]) -> Tree:
         if isinstance(node, Answer):
             return node
         try:
-            return Answer(tuple(reading(node) for reading in readings))
+            return Answer(answers(node, readings))
         except ValueError as error:
             error.add_note(f"of {jax.tree_util.keystr(path, simple=True, separator='.')}")
             raise

@@ -23,6 +23,7 @@ from jnn.factors.kinds import (
 )
 from jnn.factors.readings import (
     Kron,
+    answers,
     dot,
     each,
     gram,
@@ -44,6 +45,7 @@ __all__ = [
     "Several",
     "Stacked",
     "Unfolded",
+    "answers",
     "dot",
     "each",
     "grad",

@@ -18,6 +18,7 @@ first axis; where the terms of one are its positions, they are added before anyt
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ from jnn.factors.kinds import (
     within,
 )
 from jnn.layer import Tree
-from jnn.precision import widened
+from jnn.precision import accumulator, widened
 
 
 class Kron(NamedTuple):
@@ -100,11 +101,43 @@ def sqnorm(factor: Factor) -> jax.Array:
             return jnp.maximum(sum((2 * _cross(f, g) for f, g in pairs), squares), 0)
         case Outer() if math.prod(factor.a.shape[1:-1]) == 1:
             return _summed(jnp.square(widened(factor.a))) * _summed(jnp.square(widened(factor.d)))
+        case Unfolded():
+            return _sum_and_squares(factor)[1]
         case Outer() | Scatter() if _by_positions(factor):
             # Of numbers that cancel, rounding may leave less than nothing.
             return jnp.maximum(_cross(factor, factor), 0)
         case _:
             return _summed(jnp.square(each(factor)))
+
+
+def answers(factor: Factor, readings: Sequence[Callable[[Any], Any]]) -> tuple[Any, ...]:
+    """What every one of the readings says; what two of them share is computed once.
+
+    >>> answers(Affine(h=None, d=jnp.array([[1.0], [2.0]])), (grad, sqnorm))[1].tolist()
+    [1.0, 4.0]
+    """
+    shared: dict[Any, Any] = {}
+    if isinstance(factor, Unfolded) and {grad, sqnorm} <= {*readings}:
+        shared = dict(zip((grad, sqnorm), _sum_and_squares(factor), strict=True))
+    return tuple(shared[r] if r in shared else r(factor) for r in readings)
+
+
+def _sum_and_squares(factor: Unfolded) -> tuple[jax.Array, jax.Array]:
+    """The gradient and the squared norms of a convolution, from the gradients of the examples.
+
+    On a CPU one after the other, which takes hardly longer than all together, and no memory.
+    """
+    if jax.default_backend() != "cpu":
+        g = each(factor)
+        return g.sum(axis=0).astype(factor.d.dtype), _summed(jnp.square(g))
+
+    def add(total: jax.Array, one: Unfolded) -> tuple[jax.Array, jax.Array]:
+        g = grad(_all_widened(jax.tree.map(lambda v: v[None], one)))
+        return total + g, jnp.square(g).sum()
+
+    like = jax.eval_shape(grad, factor)
+    total, squares = jax.lax.scan(add, jnp.zeros(like.shape, accumulator(like.dtype)), factor)
+    return total.astype(like.dtype), squares
 
 
 def dot(factor: Factor, v: jax.Array) -> jax.Array:

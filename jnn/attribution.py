@@ -170,15 +170,16 @@ class _Chosen(Loss):
 
 def _one(scores: Any, chosen: Any) -> jax.Array:
     """1 at the chosen class of each example, and 0 elsewhere."""
-    chosen = jnp.asarray(chosen)
+    # Not by jnp, which would trace what is known here within a loop.
+    chosen = chosen if isinstance(chosen, jax.Array) else np.asarray(chosen)
     whole = jnp.issubdtype(chosen.dtype, jnp.integer)
     if scores.ndim != 2 or chosen.shape != scores.shape[:1] or not whole:
         raise ValueError(
             f"chosen is {shape_of(chosen)} and the network's output {shape_of(scores)}; they must "
             "be (n,), a class for each example, and (n, k)"
         )
-    if not isinstance(chosen, Tracer) and len(chosen):
-        for number in (int(chosen.min()), int(chosen.max())):
+    if not isinstance(chosen, Tracer):
+        for number in np.asarray(chosen):
             if not 0 <= number < scores.shape[1]:
                 raise ValueError(f"chosen has {number}; classes are 0 to {scores.shape[1] - 1}")
     return jax.nn.one_hot(chosen, scores.shape[1], dtype=scores.dtype)

@@ -33,6 +33,10 @@ def test_dx_accounts_for_most_of_the_winning_scores(tmp_path):
     assert 0.9 < run("saliency", tmp_path) < 1.1
 
 
+def test_what_must_add_up_to_the_score_does(tmp_path):
+    assert max(run("attributions", tmp_path).values()) < 1e-3
+
+
 def test_k_fac_needs_fewer_steps_than_adam_at_its_best_rate(tmp_path):
     losses = run("natural_gradient", tmp_path)
     assert losses["K-FAC"][14] < losses["Adam"][-1]  # of 40 epochs

@@ -12,11 +12,11 @@ from jnn.compose.mapped import Mapped
 from jnn.compose.repeat import Repeat
 from jnn.compose.rewriting import rewrite
 from jnn.compose.shared import Shared
-from jnn.factors import Answer, answers, grad, is_stated, kron
+from jnn.factors import Answer, answers, block, grad, is_stated, kron
 from jnn.layer import Cache, Layer, Mode, Params, State, Tree, below, fail
 
 Reading = Callable[[Any], Any]  # of a factor, such as those of jnn.factors
-COUPLED = {grad, kron}  # readings that may be taken where examples do not pass apart
+COUPLED = {grad, kron, block}  # readings that may be taken where examples do not pass apart
 
 
 def backward(

@@ -24,6 +24,7 @@ from jnn.factors.kinds import (
 from jnn.factors.readings import (
     Kron,
     answers,
+    block,
     dot,
     each,
     gram,
@@ -46,6 +47,7 @@ __all__ = [
     "Stacked",
     "Unfolded",
     "answers",
+    "block",
     "dot",
     "each",
     "grad",

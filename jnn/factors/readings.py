@@ -9,6 +9,7 @@ many there are:
     dot(v)          <g_i, v>                      (n,)
     gram            <g_i, g_j>                    (n, n)
     kron            the factors of K-FAC          see `Kron`
+    block           kron, or else the diagonal    see `Kron`
     each            g_i itself, (n, ...)          what the others avoid
     keep            the factor                    for what takes several, or more than a factor
     scale(c)        the factor of sum_i c_i g_i
@@ -243,6 +244,25 @@ def kron(factor: Factor) -> Kron | jax.Array:
                 f"a {type(factor).__name__} factor has no Kronecker form; leave that parameter to "
                 "another rule, or use second_moment"
             )
+
+
+def block(factor: Factor) -> Any:
+    """A parameter's block of the Fisher matrix: a `Kron` where it has that form, or the diagonal.
+
+    >>> d = jnp.ones((2, 3))
+    >>> [v.shape for v in block(Outer(jnp.ones((2, 4)), d))], block(Affine(None, d)).shape
+    ([(4, 4), (3, 3)], (3,))
+    """
+    match factor:
+        case Stacked(inner):
+            return jax.vmap(block)(inner)
+        case Several() | Unfolded(transposed=True):
+            pass
+        case Unfolded() if factor.window.groups > 1:
+            pass
+        case _:
+            return kron(factor)
+    return second_moment(factor) / max(len(jax.tree.leaves(factor)[0]), 1)
 
 
 def scale(factor: Factor, c: jax.Array) -> Factor:

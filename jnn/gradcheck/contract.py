@@ -16,6 +16,7 @@ from jnn.gradcheck.probe import Seen
 from jnn.gradcheck.report import Finding
 from jnn.gradcheck.sizes import root_mean_square, typical
 from jnn.gradcheck.target import Target, close, compiled, compiled_exact
+from jnn.layer import Layer, Mode, Params
 
 LINEAR = 1e-5  # of the gradient, for what goes through float32 is another fault
 NARROW = 2**-7  # of the gradient, by which bfloat16 may round it
@@ -180,11 +181,11 @@ def _slopes(f: Flat, leaves: Any, others: Any, v: Any, ways: Any) -> Any:
     return measured.value, measured.error, told
 
 
-def independent(forward: Callable[[Any], tuple[Any, Any]], x: Any) -> list[Finding]:
+def independent(layer: Layer, params: Params, x: Any, mode: Mode) -> list[Finding]:
     """Whether any example's output stays as it is where another example changes."""
 
     def last(x: Any) -> list[np.ndarray]:
-        return [np.asarray(y)[-1:] for y in jax.tree.leaves(forward(x)[0])]
+        return [np.asarray(y)[-1:] for y in jax.tree.leaves(_output(layer, params, x, mode))]
 
     def other(v: Any) -> Any:
         return v if not jnp.issubdtype(v.dtype, jnp.floating) else v.at[0].multiply(1.5)
@@ -197,6 +198,11 @@ def independent(forward: Callable[[Any], tuple[Any, Any]], x: Any) -> list[Findi
             words = "in evaluation the output of the last example changes with the first example"
             return [Finding("", "structure", words)]
     return []
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
+def _output(layer: Layer, params: Params, x: Any, mode: Mode) -> Any:
+    return layer.forward(params, x, mode)[0]
 
 
 def _ends(found: Any) -> list[Any]:

@@ -158,7 +158,7 @@ def check_layer(
                     if found and not size:
                         extra = witnessed(target)
                         if name != "training":
-                            extra += independent(partial(layer.forward, params, mode=how), x)
+                            extra += independent(layer, params, x, how)
                         found = replace(found, findings=tuple(extra))
             except LayerError as error:
                 if not size:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jnn.asking import backward
-from jnn.factors import Factor, Kron, Several, Stacked, Unfolded, kron, second_moment
+from jnn.factors import Kron, block
 from jnn.gradients import ValueAndGrads
 from jnn.layer import Cache, Eval, Layer, Mode, Params, Train, Tree, formed
 from jnn.losses import Loss
@@ -185,26 +185,6 @@ def kfac_gradient(net: Layer, loss: Loss, penalty: Penalty | None = None) -> Val
         return (value, cache), (grads, curvature)
 
     return value_and_grads
-
-
-def block(factor: Factor) -> Any:
-    """A parameter's block of the Fisher matrix: a `Kron` where it has that form, or the diagonal.
-
-    >>> from jnn.factors import Affine, Outer
-    >>> d = jnp.ones((2, 3))
-    >>> [v.shape for v in block(Outer(jnp.ones((2, 4)), d))], block(Affine(None, d)).shape
-    ([(4, 4), (3, 3)], (3,))
-    """
-    match factor:
-        case Stacked(inner):
-            return jax.vmap(block)(inner)
-        case Several() | Unfolded(transposed=True):
-            pass
-        case Unfolded() if factor.window.groups > 1:
-            pass
-        case _:
-            return kron(factor)
-    return second_moment(factor) / max(len(jax.tree.leaves(factor)[0]), 1)
 
 
 def _over(f: Any, blocks: Tree, *rest: Tree) -> Tree:

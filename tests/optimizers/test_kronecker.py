@@ -104,7 +104,7 @@ def test_of_a_mean_over_positions_the_curvature_is_the_mean_of_theirs(x64):
 
 
 def test_a_run_takes_it():
-    net = jnn.Serial(jnn.Dense(8), jnn.Tanh(), jnn.Dense(3))
+    net = jnn.Serial(jnn.Dense(8), jnn.BatchNorm(), jnn.Tanh(), jnn.Dense(3))
     rng = np.random.default_rng(1)
     x = rng.standard_normal((96, 4)).astype(np.float32)
     y = (x @ rng.standard_normal((4, 3))).argmax(1).astype(np.int32)

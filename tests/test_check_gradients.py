@@ -123,7 +123,7 @@ WRONG = {
         cross_entropy_rule(lambda n: 1),
         (X, LABELS),
         "scale",
-        "11, 11 being the length of axis 0",
+        r"11 \(the length of axis 0 of args\[0\]\) times",
     ),
     "keep": (dense(dx=lambda x, w, dy: 0.9 * dy @ w.T), (X, P), "scale", r"0.9 \(1 - rate\) times"),
     "minus": (dense(dw=lambda x, w, dy: -x.T @ dy), (X, P), "sign", "minus"),

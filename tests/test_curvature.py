@@ -44,6 +44,7 @@ def gauss_newton(params, share):
     return share * j.T @ b @ j
 
 
+@pytest.mark.slow
 def test_products_and_diagonals_are_those_of_the_matrices(params):
     flat, unravel = ravel_pytree(params)
     v = jnp.asarray(np.random.default_rng(1).standard_normal(len(flat)))

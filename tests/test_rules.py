@@ -127,6 +127,7 @@ def test_smooth_gradient_without_noise_is_the_slope_and_cam_sees_where(mlp):
         attribution.saliency(net, params, {}, spot, [1, 0])
 
 
+@pytest.mark.slow
 def test_a_map_of_the_class_is_of_its_example_alone_in_loops_too(x64):
     net = jnn.Serial(
         jnn.Conv(3), jnn.Repeat(jnn.Serial(jnn.Conv(3), jnn.Tanh()), 2), jnn.GlobalAvgPool()

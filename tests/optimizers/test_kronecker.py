@@ -58,6 +58,7 @@ def test_a_step_is_the_inverse_of_the_block_times_the_gradient(net, x, trust, x6
     assert_agree(jax.tree.leaves(updates), [-0.5 * c * n for n in natural], 1e-10)
 
 
+@pytest.mark.slow
 def test_copies_have_blocks_of_their_own_and_shared_parameters_a_diagonal():
     block = jnn.Serial(jnn.Dense(4), jnn.Tanh())
     shared = jnn.Shared(

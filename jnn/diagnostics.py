@@ -147,7 +147,8 @@ def noise_scales(
     unbiased estimate from every batch that was looked at and averaged over the last 1 / (1 - fade)
     of these, for a quotient of single ones says little. Larger batches than that are hardly better
     than fewer examples in more steps. NaN where noise is all that is seen; "all" is that of the
-    network. `history` are the records of a run with `watch`.
+    network. `history` are the records of a run with `watch`, each of which has the last batch that
+    was looked at: with `chunk=watch` there is one for every one of them.
 
     Source: McCandlish et al. 2018, "An empirical model of large-batch training".
     Raises ValueError where nothing was measured.

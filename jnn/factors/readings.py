@@ -61,6 +61,8 @@ class Kron(NamedTuple):
 def each(factor: Factor) -> jax.Array:
     """The gradient of every example: (n, ...) of the shape of the parameter.
 
+    Of one in a Repeat, as of all readings there, (depth, n, ...).
+
     >>> each(Outer(a=jnp.array([[1.0], [2.0]]), d=jnp.array([[3.0], [4.0]]))).tolist()
     [[[3.0]], [[8.0]]]
     """
@@ -268,6 +270,8 @@ def block(factor: Factor) -> Any:
 def scale(factor: Factor, c: jax.Array) -> Factor:
     """The factor of sum_i c_i g_i, for one number an example: (n,).
 
+    Raises ValueError where there are not as many.
+
     >>> grad(scale(Affine(h=None, d=jnp.array([[1.0], [2.0]])), jnp.array([10.0, 1.0]))).tolist()
     [12.0]
     """
@@ -278,6 +282,10 @@ def scale(factor: Factor, c: jax.Array) -> Factor:
             return Several(tuple(scale(term, c) for term in terms))
         case _:
             d = factor.d
+            if jnp.shape(c) != d.shape[:1]:
+                raise ValueError(
+                    f"c is {jnp.shape(c)}; it must be {d.shape[:1]}, a number for each example"
+                )
             weighted = widened(d) * c.reshape(-1, *(1,) * (d.ndim - 1)).astype(widened(d).dtype)
             fields = factor._asdict() if isinstance(factor, tuple) else vars(factor)
             return type(factor)(**{**fields, "d": weighted.astype(d.dtype)})
@@ -304,6 +312,12 @@ def total(norms: Tree) -> jax.Array:
     leaves = [v.sum(axis=tuple(range(v.ndim - 1))) for v in jax.tree.leaves(norms)]
     if not leaves:
         raise ValueError(f"norms is {norms!r}; it must hold what was read of a parameter at least")
+    if len({v.shape for v in leaves}) > 1:
+        lengths = sorted({v.shape[0] for v in leaves})
+        raise ValueError(
+            f"norms are of {lengths} examples; they must be of as many for every parameter, as "
+            "sqnorm or dot read them, and as gradients are not"
+        )
     return jnp.stack(leaves).sum(axis=0)
 
 

@@ -41,7 +41,7 @@ def kfac(
     damping: float = 1e-2,
     rho: float = 0.95,
     every: int = 5,
-    trust: float = 1e-2,
+    trust: float = 1e-3,
 ) -> Optimizer:
     """Steps along the natural gradient F^-1 dx, with a block of F for each parameter.
 
@@ -60,9 +60,14 @@ def kfac(
 
         jnn.fit(net, loss, kfac(net, x, 0.1), data, gradient=kfac_gradient, ...)
 
-    so that in a chain it stands first. `net` and `x`, examples of any number, tell of which kind
-    every block is. Source: Martens & Grosse 2015, "Optimizing neural networks with Kronecker-
-    factored approximate curvature"; c from Ba et al. 2017.
+    so that in a chain it stands first, and layers are left alone by `Frozen` rather than `freeze`.
+    At first `trust` bounds the steps and lr matters little: lower `trust` where the loss rises
+    again or jumps, raise `damping` where batches are small, and let a schedule end lr near 0, as
+    for any optimizer whose steps do not shrink by themselves.
+
+    `net` and `x`, examples of any number, tell of which kind every block is. Source: Martens &
+    Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate curvature"; c from
+    Ba et al. 2017.
 
     Raises ValueError where `lr` is negative or not finite, `mu` or `rho` not in [0, 1), `damping`
     or `trust` not positive, or `every` no whole number of at least 1.

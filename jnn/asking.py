@@ -169,7 +169,7 @@ def _asked(
 
 
 def _by_other_rules(net: Layer, pull: Any) -> Layer:
-    if not isinstance(pull, Mapping) or not all(map(callable, pull.values())):
+    if not isinstance(pull, Mapping) or not pull or not all(map(callable, pull.values())):
         raise ValueError(
             f"pull is {pull!r}; it must be a dict of rules, such as {{jnn.ReLU: jnn.rules.guided}}"
         )

@@ -114,7 +114,13 @@ def integrated_gradients(
     """
     x, steps = _numbers(x), whole("steps", steps)
     at, weights = np.polynomial.legendre.leggauss(steps)
-    start = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape)
+    start = jnp.asarray(baseline, x.dtype)
+    if start.shape not in ((), x.shape, x.shape[1:]):
+        raise ValueError(
+            f"baseline is {shape_of(start)}; it must be a number, or like x or one example of it, "
+            f"{x.shape[1:]}"
+        )
+    start = jnp.broadcast_to(start, x.shape)
 
     def add(total: jax.Array, node: Any) -> tuple[jax.Array, None]:
         t, w = node

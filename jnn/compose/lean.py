@@ -20,7 +20,8 @@ class Lean(Wrapper):
     been computed in the forward pass, and where both are one program it keeps that: several arrays
     for one. Behind the barrier it does not find it. For a few more operations on each number much
     less is held, and moved, so that it is often faster too, on CPUs above all. Around a whole
-    network it acts on all of its layers; in `rewrite` it is a policy, {jnn.GELU: jnn.Lean}.
+    network it acts on all of its layers; in `rewrite` it is a policy, {jnn.GELU: jnn.Lean}. Within
+    a `Repeat` there is nothing to gain: its two loops are apart, and share the cache alone.
 
     Shapes, params, state and cache are the layer's own.
 

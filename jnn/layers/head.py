@@ -45,6 +45,15 @@ class CrossEntropyHead(Layer):
     Raises LayerError, a ValueError, where vocabulary or chunk is no positive integer, x is no such
     pair, or dy is not like L.
 
+    In a network the labels are an input, that goes by the side of all else; and one with `Unembed`
+    in its place, whose parameters have the same names, gives scores:
+
+        net = Serial(("both", Parallel(("body", body), ("labels", Identity()))),
+                     ("head", CrossEntropyHead(5)))
+        jnn.fit(net, jnn.losses.Cost(), optimizer, ((tokens, following), following), ...)
+        scoring = Serial(("both", Parallel(("body", body), ("labels", Identity()))),
+                         ("first", Item(0)), ("head", Unembed(5)))
+
     >>> head, h, labels = CrossEntropyHead(5), jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
     >>> params, _ = head.init(jax.random.key(0), (h, labels))
     >>> costs, cache = head.forward(params, (h, labels), None)

@@ -154,6 +154,23 @@ class Layer(Printed):
     >>> y, cache = Twice().forward({}, jnp.ones(2), Eval())
     >>> Twice().backward({}, cache, jnp.ones(2))[1].tolist()
     [2.0, 2.0]
+
+    One with a parameter, ds = sum over examples of x dy, which can be asked for more than that sum:
+
+    >>> from jnn.factors import Affine, sqnorm
+    >>> @dataclass(frozen=True)
+    ... class Scale(Layer):
+    ...     def init(self, key, x):
+    ...         return {"s": jnp.ones(x.shape[-1], x.dtype)}, {}
+    ...     def forward(self, params, x, mode):
+    ...         return params["s"] * x, x
+    ...     def pull(self, params, x, dy):
+    ...         return params["s"] * dy
+    ...     def factors(self, params, x, dy):
+    ...         return {"s": Affine(x, dy)}
+    >>> params, x = {"s": jnp.ones(2)}, jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> sqnorm(Scale().factors(params, x, jnp.ones((2, 2)))["s"]).tolist()
+    [5.0, 25.0]
     """
 
     def init(self, key: jax.Array, x: Any) -> tuple[Params, State]:

@@ -67,9 +67,9 @@ def backward(
         return (grads,) if isinstance(of, tuple) else grads, dx
     coupled = all(reading in COUPLED for reading in readings)
     found, dx = _asked(net, readings, coupled).backward(params, cache, dy)
-    answers = _read(found, readings)
+    read = _read(found, readings)
     trees = [
-        jax.tree.map(lambda a, k=k: a.values[k], answers, is_leaf=is_stated)
+        jax.tree.map(lambda a, k=k: a.values[k], read, is_leaf=is_stated)
         for k in range(len(readings))
     ]
     # MixedPrecision computes in other dtypes than the parameters have.

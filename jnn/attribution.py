@@ -178,8 +178,8 @@ def _one(scores: Any, chosen: Any) -> jax.Array:
     """1 at the chosen class of each example, and 0 elsewhere."""
     # Not by jnp, which would trace what is known here within a loop.
     chosen = chosen if isinstance(chosen, jax.Array) else np.asarray(chosen)
-    whole = jnp.issubdtype(chosen.dtype, jnp.integer)
-    if scores.ndim != 2 or chosen.shape != scores.shape[:1] or not whole:
+    numbered = jnp.issubdtype(chosen.dtype, jnp.integer)
+    if scores.ndim != 2 or chosen.shape != scores.shape[:1] or not numbered:
         raise ValueError(
             f"chosen is {shape_of(chosen)} and the network's output {shape_of(scores)}; they must "
             "be (n,), a class for each example, and (n, k)"

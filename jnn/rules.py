@@ -221,7 +221,9 @@ def relevance(
     def no_rule(layer: Layer, params: Params, cache: Cache, dy: Any) -> Any:
         del params, cache, dy
         fail(
-            layer, "relevance has no rule for it: put one before these, {type: rule, **relevance()}"
+            layer,
+            "relevance has no rule for it: give one first, {type: rule, **relevance()}, such as "
+            "straight_through, which hands it on as it is",
         )
 
     known = {Dense: products, Conv: products, Elementwise: straight_through}

@@ -52,9 +52,7 @@ class Kron(NamedTuple):
     Eschenhagen et al. 2023.
     """
 
-    a: (
-        jax.Array
-    )  # (in, in), of a convolution (kernel in, kernel in); of a table (rows,), the diagonal
+    a: jax.Array  # (in, in); of a convolution (kernel in, kernel in); of a table its diagonal
     d: jax.Array  # (out, out)
 
 

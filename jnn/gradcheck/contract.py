@@ -187,10 +187,12 @@ def independent(layer: Layer, params: Params, x: Any, mode: Mode) -> list[Findin
     def last(x: Any) -> list[np.ndarray]:
         return [np.asarray(y)[-1:] for y in jax.tree.leaves(_output(layer, params, x, mode))]
 
-    def other(v: Any) -> Any:
-        return v if not jnp.issubdtype(v.dtype, jnp.floating) else v.at[0].multiply(1.5)
+    def other(v: np.ndarray) -> np.ndarray:
+        if not jnp.issubdtype(v.dtype, jnp.floating):
+            return v
+        return np.concatenate([1.5 * v[:1], v[1:]]).astype(v.dtype)
 
-    arrays = jax.tree.map(jnp.asarray, x)
+    arrays = jax.tree.map(np.asarray, x)
     if len(jax.tree.leaves(arrays)[0]) < 2:
         return []
     for before, after in zip(last(arrays), last(jax.tree.map(other, arrays)), strict=True):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +129,8 @@ def check_layer(
     """
     names = regimes_named(regimes)
     key = jax.random.key(0) if key is None else key
-    init_key, noise_key, train_key, seed = jax.random.split(key, 4)
-    moved, state = _begun(layer, x, init_key, noise_key)
-    params = moved if params is None else params
+    fresh, state, train_key, seed = _begun(layer, x, key)
+    params = _moved(fresh, seed) if params is None else params
     if mode is None:
         train = Train(train_key, state)
         for _ in range(OBSERVED if jax.tree.leaves(state) else 0):
@@ -214,20 +212,21 @@ def _program(layer: Layer, params: Params, x: Any, mode: Mode) -> str:
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
-def _begun(layer: Layer, x: Any, init_key: jax.Array, noise_key: jax.Array) -> tuple[Params, Any]:
-    params, state = layer.init(init_key, x)
-    return _moved(params, noise_key), state
+def _begun(layer: Layer, x: Any, key: jax.Array) -> tuple[Params, Any, jax.Array, jax.Array]:
+    init_key, train_key, seed = jax.random.split(key, 3)
+    return *layer.init(init_key, x), train_key, seed
 
 
-def _moved(params: Params, key: jax.Array) -> Params:
-    def moved(path: Any, p: Any) -> Any:
+def _moved(params: Params, seed: jax.Array) -> Params:
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(seed)).tolist())
+
+    def moved(p: jax.Array) -> jax.Array:
         if not jnp.issubdtype(p.dtype, jnp.floating):
             return p
-        number = crc32(jax.tree_util.keystr(path).encode()) % 2**31
-        noise = jax.random.normal(jax.random.fold_in(key, number), p.shape)
-        return p + (NOISE * noise).astype(p.dtype)
+        noise = NOISE * rng.standard_normal(p.shape)
+        return jnp.asarray(np.asarray(p) + noise.astype(p.dtype))
 
-    return jax.tree.map_with_path(moved, params)
+    return jax.tree.map(moved, params)
 
 
 # Cached, so that checking the same thing again compiles nothing.

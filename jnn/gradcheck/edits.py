@@ -18,10 +18,11 @@ import numpy as np
 
 from jnn.gradcheck.exact import exact_gradient
 from jnn.gradcheck.flat import Flat
-from jnn.gradcheck.primal import BRIEFLY, Place, Walk, evaluated
+from jnn.gradcheck.primal import UNFUSED, Place, Walk, evaluated
 
 MOST = 4000  # edits, and of numbers in the gradients of all of them
-NUMBERS = 2e7
+NUMBERS = 1e7
+WORTH = 50  # edits at least, or none are made
 CANDIDATES = 12  # tensors that may have been taken for another
 TERMS = {"add", "sub", "add_any"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0, "clamp": 0}  # and their first operand to choose

@@ -37,6 +37,8 @@ DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
 # Programs here are compiled more than they are run.
 BRIEFLY = {"xla_backend_optimization_level": "0"}
+# Where every value has a choice of others, fusing them computes each as often as it is used.
+UNFUSED = BRIEFLY | {"xla_disable_hlo_passes": "fusion"}
 
 
 class Place(NamedTuple):

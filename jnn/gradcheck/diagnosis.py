@@ -140,11 +140,11 @@ class Diagnosis:
                 hand = compiled(target.flat, at, target.others, cotangent)[1][i]
                 exact = compiled_exact(target.reference, at, target.others, cotangent)[1][i]
                 does, must = (
-                    bool(abs(np.compress(~first, off, axis)).max() > MIXED * abs(given).max())
-                    for given, off in (
-                        (self.seen.hand[i], hand - less * self.seen.hand[i]),
-                        (self.seen.exact[i], exact - less * self.seen.exact[i]),
+                    bool(
+                        abs(np.compress(~first, np.asarray(there) - less * here, axis)).max()
+                        > MIXED * abs(here).max()
                     )
+                    for here, there in ((self.seen.hand[i], hand), (self.seen.exact[i], exact))
                 )
                 found.append((what, axis, does, must))
         return found

@@ -387,6 +387,9 @@ class Edits:
         self, leaves: Any, others: Any, v: Any
     ) -> tuple[list[Edit], tuple[np.ndarray, ...]]:
         """Each edit, and for each leaf the gradients that they make, stacked."""
+        most = min(MOST, int(NUMBERS / sum(a.size for a in (*leaves, *v))))
+        if most < WORTH:
+            return [], ()
         walk = _Edited(self.names)
         jax.eval_shape(partial(self.walked, walk), leaves, others, v)
         sites = tuple(walk.sites)
@@ -401,9 +404,7 @@ class Edits:
                 groups.setdefault(edit.group, []).extend(picks)
         first = {edit.group: edit for edit, _ in reversed(single)}
         several = [(first[g], tuple(picks)) for g, picks in groups.items() if len(picks) > 1]
-        size = sum(a.size for a in (*leaves, *v))
-        made = sorted([*single, *several], key=lambda made: made[0].kind)
-        made = made[: min(MOST, int(NUMBERS / size))]
+        made = sorted([*single, *several], key=lambda made: made[0].kind)[:most]
         rows = np.zeros((len(made), len(sites)), np.int32)
         for row, (_, picks) in zip(rows, made, strict=True):
             for k, n in picks:
@@ -412,7 +413,7 @@ class Edits:
         return [edit for edit, _ in made], tuple(map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=BRIEFLY)
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=UNFUSED)
 def _gradients(of: Edits, sites: Any, leaves: Any, others: Any, v: Any, rows: jax.Array) -> Any:
     def gradient(row: jax.Array) -> Any:
         walk = _Edited(of.names, dict(zip(sites, row, strict=True)))

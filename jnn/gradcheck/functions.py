@@ -11,6 +11,7 @@ import numpy as np
 
 from jnn.gradcheck.contract import again, linear, numerics
 from jnn.gradcheck.diagnosis import Diagnosis
+from jnn.gradcheck.edits import MOST, NUMBERS
 from jnn.gradcheck.exact import Measured, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
 from jnn.gradcheck.primal import Perturbed, evaluated
@@ -33,6 +34,7 @@ NEARBY = 64  # points around a kink at most, to see the slopes on its sides
 NEAR = 1e-6  # of a leaf's root mean square they are away
 CURVED = 1e-4  # of the gradient may change so near
 DOUBTS = 4  # times it is rounded otherwise
+VAGUE = "unexplained", "local-derivative", "wrong-operand"  # if no line is named
 WEAK = 1e-6  # relative errors that would be missed make a look one to repeat
 
 
@@ -136,11 +138,37 @@ def everywhere(
         ),
         target.given_others,
     )
-    example = replace(reshaped, args=there).smallest(wrong.path)
+    reshaped = replace(reshaped, args=there)
+    report = _told_apart(report, reshaped, target, known)
+    example = reshaped.smallest(wrong.path)
     if example is None:
         return report
     words = f"the smallest that is wrong too: {shown(example, target.roots)}"
     return replace(report, example=example, notes=(*report.notes, words))
+
+
+def _told_apart(
+    report: Report, reshaped: Reshaped, target: Target, known: Mapping[str, float]
+) -> Report:
+    """The report, with what was too large for all hypotheses explained with shorter axes."""
+    vague = [f for f in report.findings if f.cause in VAGUE and not f.source]
+    if not vague or sum(a.size for a in target.leaves) * MOST <= NUMBERS:
+        return report
+    shorter = reshaped.moderate(vague[0].path)
+    if shorter is None:
+        return report
+    found = checked(reshaped.make(shorter), ["given"], known).findings
+    told = {f.path: f for f in found if f.source}
+    findings = tuple(
+        replace(told[f.path], indices=f.indices, regime=f.regime)
+        if f in vague and f.path in told
+        else f
+        for f in report.findings
+    )
+    if findings == report.findings:
+        return report
+    words = f"the cause was found with shorter axes: {shown(shorter, target.roots)}"
+    return replace(report, findings=findings, notes=(*report.notes, words))
 
 
 def _second(target: Target, known: Mapping[str, float]) -> Report:

@@ -14,6 +14,7 @@ SHAPES = "one example", "all axes 1", "all axes alike"
 TINY = (1, 2, 3)  # lengths that are tried for all axes at once
 TRIES = 6  # axes that are shortened by themselves where that did not do
 FEW = 12  # numbers of an example that are worth printing
+PRIMES = 5, 7, 11, 13, 17, 19, 23, 29  # lengths that no two axes share
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Reshaped:
             yield SHAPES[1], dict.fromkeys(lengths, 1)
         if len(lengths) > 1:
             yield SHAPES[2], dict.fromkeys(lengths, lengths[-1])
+
+    def moderate(self, path: str) -> tuple[Any, ...] | None:
+        """Arguments with short axes, all unlike if they may be, with a wrong gradient of `path`."""
+        ascending = self.lengths[::-1]
+        halves = {n: n >> max(0, n.bit_length() - 4) for n in ascending}
+        for new in (dict(zip(ascending, PRIMES, strict=False)), halves):
+            args = self.at({n: min(n, new.get(n, PRIMES[-1])) for n in ascending})
+            if self.fails(args, path):
+                return args
+        return None
 
     def at(self, new: Mapping[int, int], args: Any = None) -> tuple[Any, ...]:
         """The first elements along each axis; integers wrapped, lest they point beyond them."""

@@ -20,6 +20,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "right": lambda: equivalents(FIRST + LAST + UNSEEN),
 }
 JNN = "`jnn.check_gradients`"
+SLOW = 10  # seconds
 
 
 class Outcome(NamedTuple):
@@ -125,15 +126,17 @@ def _faults(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _spent(outcomes: Sequence[Outcome]) -> list[str]:
-    seconds = sorted(o.seconds for o in outcomes)
+    seconds = sorted((o.seconds, o.name) for o in outcomes)
     lines = [
         f"* {peer} stopped with another error than its own, counted as a refusal, at "
         + ", ".join(f"{n} {what}" for what, n in counts.items())
         for peer in PEERS
         if (counts := _stopped(outcomes, peer))
     ]
-    middle, longest = seconds[len(seconds) // 2], seconds[-1]
-    return [*lines, f"* {JNN} took {middle:.1f} s in the middle, {longest:.1f} s at most"]
+    (middle, _), (longest, slowest) = seconds[len(seconds) // 2], seconds[-1]
+    slow = sum(took > SLOW for took, _ in seconds)
+    words = f"{middle:.1f} s in the middle, more than {SLOW} s at {slow} of {len(seconds)}"
+    return [*lines, f"* {JNN} took {words}, {longest:.1f} s at most ({slowest})"]
 
 
 def _stopped(outcomes: Sequence[Outcome], peer: str) -> dict[str, int]:

@@ -46,12 +46,12 @@ def softmax_rule(axis):
     return ruled(lambda x: jax.nn.softmax(x), backward)
 
 
-def hidden(slope):
+def hidden(slope, activation=jnp.tanh):
     def backward(x, w, dy):
         inner = dy * slope(x @ w)
         return inner @ w.T, x.T @ inner
 
-    return ruled(lambda x, w: jnp.tanh(x @ w), backward)
+    return ruled(lambda x, w: activation(x @ w), backward)
 
 
 def scores(dk):
@@ -78,7 +78,19 @@ WRONG = {
         hidden(lambda h: 1 - h**2),
         (X, W),
         "local-derivative",
-        "`tanh` is missing",
+        "that of `tanh` is taken for 1 - x^2, where it is 1 - y^2",
+    ),
+    "slope at the output": (
+        hidden(lambda h: jax.nn.sigmoid(jax.nn.softplus(h)), jax.nn.softplus),
+        (X, W),
+        "local-derivative",
+        "that of `softplus` is taken at its output",
+    ),
+    "slope of a function forgotten": (
+        hidden(jnp.ones_like, jax.nn.softplus),
+        (X, W),
+        "local-derivative",
+        "that of `softplus` is missing",
     ),
     "mask": (
         ruled(lambda x, m: jnp.where(m, x, 0), lambda x, m, dy: (jnp.where(m, 0, dy), None)),

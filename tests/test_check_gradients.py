@@ -192,7 +192,7 @@ WRONG = {
         elementwise(jax.nn.sigmoid, jax.nn.sigmoid),
         (X,),
         "local-derivative",
-        "the term `logistic` of `sub` is missing",
+        "that of `logistic` is taken for y, where it is y",
     ),
     "leak": (
         elementwise(lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x: jnp.where(x > 0, 1, 0.11)),

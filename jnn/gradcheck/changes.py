@@ -139,7 +139,15 @@ _SAID: dict[str, Callable[[Variant], tuple[str, str]]] = {
     "own": lambda v: (
         ("extra-term", "it goes where a stop_gradient must stop it")
         if v.primitive == "stop_gradient"
-        else ("local-derivative", f"that of `{v.primitive}` is missing")
+        else ("local-derivative", f"that of `{v.other}` is missing")
+    ),
+    "output": lambda v: (
+        "local-derivative",
+        f"that of `{v.other}` is taken at its output, where it must be at its input",
+    ),
+    "formula": lambda v: (
+        "local-derivative",
+        f"that of `{v.other}` is taken for {v.meant}; x is its input and y its output",
     ),
     "operand": lambda v: (
         "wrong-operand",

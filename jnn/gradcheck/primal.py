@@ -108,6 +108,10 @@ class Walk:
         """What a loop's body or a branch returns, f being its evaluation."""
         return f()
 
+    def called_for(self, eqn: Any, values: Sequence[Any], f: Callable[..., list[Any]]) -> list[Any]:
+        """What the call of a function f returns."""
+        return f(self, values)
+
     def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
         """The outputs of a jaxpr."""
         jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
@@ -132,7 +136,7 @@ class Walk:
         if name in INLINED | CUSTOM:
             inner = next(eqn.params[k] for k in ("call_jaxpr", "jaxpr") if k in eqn.params)
             outer, self.around = self.around, self.traceback(eqn)
-            results = self.run(inner, values)
+            results = self.called_for(eqn, values, lambda walk, values: walk.run(inner, values))
             self.around = outer
             return results
         if name in ("scan", "while", "cond"):

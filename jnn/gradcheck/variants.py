@@ -17,18 +17,43 @@ import numpy as np
 from jnn.gradcheck.flat import Flat, floats
 from jnn.gradcheck.primal import BRIEFLY, Place, Walk
 
+LINEAR = {"neg", "convert_element_type", "transpose", "rev", "copy", "reduce_precision"}
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that may be chosen
 CANDIDATES = 16  # tensors that may have been taken for another, for each operand
 MOST = 600  # variants, and of numbers in the gradients of all of them
 NUMBERS = 2e7
+# What the derivative of y = f(x) is, and what it is taken for.
+SLIPS: dict[str, tuple[str, dict[str, Callable[[Any, Any], Any]]]] = {
+    "tanh": (
+        "1 - y^2",
+        {
+            "1 - y": lambda x, y: 1 - y,
+            "1 + y^2": lambda x, y: 1 + y * y,
+            "1 - x^2": lambda x, y: 1 - x * x,
+            "y^2": lambda x, y: y * y,
+        },
+    ),
+    "logistic": (
+        "y (1 - y)",
+        {
+            "y": lambda x, y: y,
+            "1 - y": lambda x, y: 1 - y,
+            "y (1 + y)": lambda x, y: y * (1 + y),
+            "x (1 - x)": lambda x, y: x * (1 - x),
+        },
+    ),
+    "exp": ("y", {"x": lambda x, y: x}),
+}
+KINDS = "edge", "own", "output", "formula", "branch", "forced", "operand"  # the likelier first
 
 
 class Variant(NamedTuple):
     """One change.
 
     kind   "edge": the derivative along one operand is cut; "line": along all operands of one line
-           "own": the derivative of an elementwise equation is 1
+           "own": the derivative of an elementwise function is 1
+           "output": it is taken at its output; "formula": it is one of SLIPS
            "operand": a product's derivative takes `other` for its other factor
            "branch": the derivative of a choice goes one way everywhere; "forced": so does its value
     """
@@ -86,7 +111,7 @@ class _Changes(Walk):
     def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
         if len(results) == 1 and _floating(results[0]):
             y, name = results[0], eqn.primitive.name
-            y = self.own(eqn, values, y)
+            y = self.slopes(eqn, name, values, y, lambda v: self.bind(eqn, [v])[0])
             if name in BILINEAR:
                 y = self.operands(eqn, values, y)
             if name in CHOICES:
@@ -95,14 +120,43 @@ class _Changes(Walk):
         self.scope += [(self.called(eqn), r) for r in results if _floating(r) and jnp.ndim(r)]
         return results
 
-    def own(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:
-        """The derivative of an elementwise equation of one operand is 1."""
+    def called_for(self, eqn: Any, values: Sequence[Any], f: Any) -> list[Any]:
+        results, name = f(self, values), eqn.params.get("name")
+        if name is None or len(results) != 1 or not _floating(results[0]):
+            return results
+
+        def plainly(v: Any) -> Any:
+            walk = Walk()
+            walk.wide = self.wide
+            return f(walk, [v])[0]
+
+        (y,) = results
+        changed = self.slopes(eqn, name, values, y, plainly)
+        self.scope = [(called, changed if v is y else v) for called, v in self.scope]
+        return [changed]
+
+    def slopes(
+        self, eqn: Any, name: str, values: Sequence[Any], y: Any, f: Callable[[Any], Any]
+    ) -> Any:
+        """The derivative of y = f(x) is another function."""
         if len(values) != 1 or jnp.shape(values[0]) != y.shape or not _floating(values[0]):
             return y
         (x,) = values
-        if x.dtype != y.dtype or (on := self.change("own", eqn, 0)) is None:
+        if x.dtype != y.dtype:
             return y
-        return jnp.where(on, jax.lax.stop_gradient(y) + x - jax.lax.stop_gradient(x), y)
+        still, start = jax.lax.stop_gradient(y), jax.lax.stop_gradient(x)
+        moving = x - start
+        if (on := self.change("own", eqn, 0, name)) is not None:
+            y = jnp.where(on, still + moving, y)
+        if name not in LINEAR and (on := self.change("output", eqn, 0, name)) is not None:
+            at = jnp.where(on, still, start)  # NaN at the other would spoil what is not even on
+            y = jnp.where(on, still + jax.jvp(f, (at,), (moving,))[1], y)
+        right, slips = SLIPS.get(name, ("", {}))
+        for number, (slip, slope) in enumerate(slips.items()):
+            words = f"{slip}, where it is {right}"
+            if (on := self.change("formula", eqn, 0, name, words, number)) is not None:
+                y = jnp.where(on, still + slope(start, still) * moving, y)
+        return y
 
     def operands(self, eqn: Any, values: Sequence[Any], y: Any) -> Any:
         """The derivative with respect to one factor of a product takes another for the other."""
@@ -167,8 +221,7 @@ class Variants:
         """Each variant, and for each leaf the gradients that they give, stacked."""
         listed = self.listed(leaves, others)
         size = sum(a.size for a in (*leaves, *v))
-        kinds = ("edge", "own", "branch", "forced", "operand")
-        keys = sorted(listed, key=lambda key: kinds.index(key[1]))
+        keys = sorted(listed, key=lambda key: KINDS.index(key[1]))
         keys = keys[: min(MOST, int(NUMBERS / size))]
         variants = [listed[key] for key in keys]
         rows = [np.arange(len(keys)) == k for k in range(len(keys))]

@@ -92,6 +92,19 @@ WRONG = {
         "local-derivative",
         "that of `softplus` is missing",
     ),
+    "weights exchanged": (
+        ruled(
+            lambda x, u, w: jnp.sin(x @ u) * (x @ w),
+            lambda x, u, w, dy: (
+                (dy * jnp.cos(x @ u) * (x @ w)) @ w.T + (dy * jnp.sin(x @ u)) @ u.T,
+                x.T @ (dy * jnp.cos(x @ u) * (x @ w)),
+                x.T @ (dy * jnp.sin(x @ u)),
+            ),
+        ),
+        (X, W, W[::-1]),
+        "wrong-operand",
+        "args[1] and args[2] are exchanged",
+    ),
     "mask": (
         ruled(lambda x, m: jnp.where(m, x, 0), lambda x, m, dy: (jnp.where(m, 0, dy), None)),
         (X, MASK),

@@ -315,3 +315,9 @@ def test_rules_are_stripped_wherever_they_are(wrap):
 def test_what_cannot_be_checked_is_refused(args, options, words):
     with pytest.raises(ValueError, match=words):
         check_gradients(jnp.sin, *args, **options)
+
+
+def test_a_function_of_one_number_has_a_least_example_too():
+    report = check_gradients(elementwise(jnp.sin, jnp.sin), jnp.float32(0.7), regimes="given")
+    assert not report
+    assert report.example is not None

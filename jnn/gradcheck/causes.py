@@ -10,9 +10,11 @@ import numpy as np
 
 from jnn.gradcheck import changes
 from jnn.gradcheck.case import ENOUGH, EXPLAINED, Case, Cause, listed, multiple, named, norm, same
+from jnn.gradcheck.sizes import typical
 
 DETOUR = 2e-6  # relative error of a computation that went through float32
 SMOOTH = 0.4  # of the variation of a shuffled sequence, that of a smooth one
+IDLE = 1e-9  # of the typical size is 0, and what is 0 is seldom wrong
 FEW = 0.5  # of the elements wrong, and no more, is "some", unless more is known of them
 
 
@@ -262,10 +264,11 @@ def _places(case: Case) -> Iterator[str]:
                     yield f"where {name} is {word}"
     if case.wrong.ndim:
         yield from _rows(case)
-    for axis in range(case.wrong.ndim):
-        lines = np.moveaxis(case.wrong, axis, 0).reshape(case.wrong.shape[axis], -1)
+    idle = abs(case.exact) <= IDLE * typical(case.exact)
+    for axis, n in enumerate(case.wrong.shape):
+        lines, still = (np.moveaxis(a, axis, 0).reshape(n, -1) for a in (case.wrong, idle))
         hit = lines.any(axis=1)
-        if (lines[hit]).all() and not hit.all():
+        if lines[hit].all() and not still[~hit].all():
             yield f"at {listed(np.flatnonzero(hit))} along axis {axis}"
 
 

@@ -82,7 +82,7 @@ def mixed(case: Case) -> Cause | None:
     for what, axis, does, must in (mixed := case.mixed()):
         if not does or must:
             continue
-        words = f"it depends on {what} elsewhere along axis {axis}, and must not"
+        words = f"the start of axis {axis} of {what} moves it elsewhere along that, and must not"
         lost = [axis for which, axis, does, must in mixed if which == what and must and not does]
         if lost:
             words = f"{what} is summed along axis {axis} where it must be along axis {lost[0]}"
@@ -99,7 +99,9 @@ def depends(case: Case) -> Cause | None:
             return Cause("local-derivative", f"it does not depend on {path}, and must")
     for what, axis, does, must in case.mixed():
         if must and not does:
-            words = f"it does not depend on {what} elsewhere along axis {axis}, and must"
+            words = (
+                f"the start of axis {axis} of {what} leaves it elsewhere along that, and must not"
+            )
             return Cause("local-derivative", words)
     return None
 

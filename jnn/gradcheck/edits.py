@@ -23,6 +23,7 @@ from jnn.gradcheck.primal import UNFUSED, Place, Walk, evaluated
 MOST = 4000  # edits, and of numbers in the gradients of all of them
 NUMBERS = 1e7
 WORTH = 50  # edits at least, or none are made
+EXCHANGED = " are exchanged"
 CANDIDATES = 12  # tensors that may have been taken for another
 TERMS = {"add", "sub", "add_any"}
 CHOICES = {"select_n": 1, "max": 0, "min": 0, "clamp": 0}  # and their first operand to choose
@@ -44,7 +45,7 @@ LEFT_OUT, ALONG, CHOSEN, TURNED, TAKEN, POWERS = range(6)  # kinds, the likelier
 class Edit(NamedTuple):
     """One change: how likely it is, the cause that it makes, a sentence, and where.
 
-    Edits of one `group`, where that is not empty, are made together too.
+    Edits of one `group`, where that is not empty, are made together too, at one site each.
     """
 
     kind: int
@@ -168,9 +169,11 @@ class _Edited(Walk):
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
         where, changed = self.where(eqn), list(values)
+        backward = any(self.of(v).backward for v in values)
         for i, v in enumerate(values):
             if not hasattr(eqn.invars[i], "val") and self.uses[eqn.invars[i]] > 1:
-                options = list(self.instead(self.of(v), where, f" in `{eqn.primitive.name}`"))
+                at = f" in `{eqn.primitive.name}`"
+                options = list(self.instead(self.of(v), where, at, backward))
                 changed[i] = self.choose(("operand", i), v, options)
         if eqn.primitive.name == "cond":
             count = len(eqn.params["branches"])
@@ -208,8 +211,11 @@ class _Edited(Walk):
 
     # What may stand in place of a value.
 
-    def instead(self, known: _Known, where: Place, at: str = "") -> Iterator[Option]:
-        """Something made from it, or another of its shape and dtype."""
+    def instead(
+        self, known: _Known, where: Place, at: str = "", paired: bool = False
+    ) -> Iterator[Option]:
+        """Something made from it, or another of its shape and dtype; with which it may be `paired`,
+        each standing where the other belongs."""
         value, name = known.value, known.name
         shape = jnp.shape(value)
         if not shape or not hasattr(value, "dtype") or jnp.size(value) < 2:
@@ -257,7 +263,8 @@ class _Edited(Walk):
             others = [k for k in alike if k.name.startswith("`")][-CANDIDATES:]
             for k in [*given, *others]:
                 words = f"{k.name} stands where {name} belongs{at}"
-                yield Edit(TAKEN, "wrong-operand", words, where), k.value
+                pair = " and ".join(sorted((k.name, name))) + EXCHANGED
+                yield Edit(TAKEN, "wrong-operand", words, where, pair * paired), k.value
 
     def left_out(self, eqn: Any, values: Sequence[Any], y: Any, backward: bool) -> Iterator[Option]:
         """One of its operands, as if the operation with the others had been forgotten."""
@@ -403,7 +410,11 @@ class Edits:
             if edit.group:
                 groups.setdefault(edit.group, []).extend(picks)
         first = {edit.group: edit for edit, _ in reversed(single)}
-        several = [(first[g], tuple(picks)) for g, picks in groups.items() if len(picks) > 1]
+        several = [
+            (first[g]._replace(message=g) if g.endswith(EXCHANGED) else first[g], tuple(picks))
+            for g, picks in groups.items()
+            if len(picks) > 1
+        ]
         made = sorted([*single, *several], key=lambda made: made[0].kind)[:most]
         rows = np.zeros((len(made), len(sites)), np.int32)
         for row, (_, picks) in zip(rows, made, strict=True):

@@ -58,14 +58,14 @@ def source(traceback: Any) -> Place:
     for code, at in zip(*traceback.raw_frames(), strict=True) if traceback is not None else ():
         name = code.co_filename
         if "/jax/" not in name and "/jnn/gradcheck/" not in name and not name.startswith("<frozen"):
-            return _place(code, at)
+            return _place(name, code, at)
     return Place()
 
 
-@cache
-def _place(code: Any, at: int) -> Place:
+@cache  # by the file too, for code that is alike in two files is equal
+def _place(file: str, code: Any, at: int) -> Place:
     line, last, *columns = next(islice(code.co_positions(), at // 2, None))
-    return Place(f"{code.co_filename}:{line}", _text(code.co_filename, line, last, columns))
+    return Place(f"{file}:{line}", _text(file, line, last, columns))
 
 
 def _text(file: str, line: int | None, last: int | None, columns: Sequence[int | None]) -> str:
@@ -175,8 +175,9 @@ class Walk:
 
     def called(self, eqn: Any) -> str:
         """What the result of an equation is called."""
-        place = self.where(eqn).short
-        return f"`{eqn.primitive.name}`" + f" of {place}" * bool(place)
+        place = self.where(eqn)
+        of = f"`{place.code}`" if place.code else place.short
+        return f"`{eqn.primitive.name}`" + f" of {of}" * bool(of)
 
     def _bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         primitive, params = eqn.primitive, eqn.params

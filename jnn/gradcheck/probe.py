@@ -71,7 +71,7 @@ def look(
     v, y, y_exact, hands, exacts, bars, contract = jax.tree.map(
         np.asarray, _looked(f, reference, leaves, others, points, by, *draws, scaled)
     )
-    n = sum(a.size for a in (*leaves, *v))
+    n = max(1, sum(a.size for a in (*leaves, *v)))
 
     def allowed(hand: np.ndarray, exact: np.ndarray, bar: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", over="ignore"):

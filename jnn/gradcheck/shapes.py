@@ -53,12 +53,12 @@ class Reshaped:
 
     def at(self, new: Mapping[int, int], args: Any = None) -> tuple[Any, ...]:
         """The first elements along each axis; integers wrapped, lest they point beyond them."""
-        least = min(new.values())
+        least = min(new.values(), default=0)
 
         def cut(a: Any) -> Any:
             a = a if isinstance(a, jax.Array) else np.asarray(a)
             a = a[tuple(slice(new.get(n, n)) for n in a.shape)]
-            if jnp.issubdtype(a.dtype, jnp.integer) and a.size and a.max() >= least:
+            if jnp.issubdtype(a.dtype, jnp.integer) and a.size and a.max() >= least > 0:
                 a = jnp.where(a < 0, a, a % least)
             return a
 

@@ -23,7 +23,7 @@ CHOICES = {"select_n": 1, "max": 0, "min": 0}  # and their first operand that ma
 CANDIDATES = 16  # tensors that may have been taken for another, for each operand
 MOST = 600  # variants, and of numbers in the gradients of all of them
 NUMBERS = 2e7
-# What the derivative of y = f(x) is, and what it is taken for.
+# What the derivative of y = f(x) is, and what else than y it is taken for.
 SLIPS: dict[str, tuple[str, dict[str, Callable[[Any, Any], Any]]]] = {
     "tanh": (
         "1 - y^2",
@@ -37,7 +37,6 @@ SLIPS: dict[str, tuple[str, dict[str, Callable[[Any, Any], Any]]]] = {
     "logistic": (
         "y (1 - y)",
         {
-            "y": lambda x, y: y,
             "1 - y": lambda x, y: 1 - y,
             "y (1 + y)": lambda x, y: y * (1 + y),
             "x (1 - x)": lambda x, y: x * (1 - x),
@@ -111,7 +110,8 @@ class _Changes(Walk):
     def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
         if len(results) == 1 and _floating(results[0]):
             y, name = results[0], eqn.primitive.name
-            y = self.slopes(eqn, name, values, y, lambda v: self.bind(eqn, [v])[0])
+            if len(values) == 1:
+                y = self.slopes(eqn, name, values[0], y, lambda v: self.bind(eqn, [v])[0])
             if name in BILINEAR:
                 y = self.operands(eqn, values, y)
             if name in CHOICES:
@@ -122,38 +122,36 @@ class _Changes(Walk):
 
     def called_for(self, eqn: Any, values: Sequence[Any], f: Any) -> list[Any]:
         results, name = f(self, values), eqn.params.get("name")
-        if name is None or len(results) != 1 or not _floating(results[0]):
+        varying = [i for i, v in enumerate(eqn.invars) if not hasattr(v, "val")]
+        if name is None or len(results) != 1 or len(varying) != 1:
             return results
 
         def plainly(v: Any) -> Any:
-            walk = Walk()
-            walk.wide = self.wide
-            return f(walk, [v])[0]
+            walk, at = Walk(), list(values)
+            walk.wide, at[varying[0]] = self.wide, v
+            return f(walk, at)[0]
 
-        (y,) = results
-        changed = self.slopes(eqn, name, values, y, plainly)
+        (y,), x = results, values[varying[0]]
+        changed = self.slopes(eqn, name, x, y, plainly)
         self.scope = [(called, changed if v is y else v) for called, v in self.scope]
         return [changed]
 
-    def slopes(
-        self, eqn: Any, name: str, values: Sequence[Any], y: Any, f: Callable[[Any], Any]
-    ) -> Any:
+    def slopes(self, eqn: Any, name: str, x: Any, y: Any, f: Callable[[Any], Any]) -> Any:
         """The derivative of y = f(x) is another function."""
-        if len(values) != 1 or jnp.shape(values[0]) != y.shape or not _floating(values[0]):
-            return y
-        (x,) = values
-        if x.dtype != y.dtype:
+        if not (_floating(x) and _floating(y)) or jnp.shape(x) != y.shape or x.dtype != y.dtype:
             return y
         still, start = jax.lax.stop_gradient(y), jax.lax.stop_gradient(x)
         moving = x - start
         if (on := self.change("own", eqn, 0, name)) is not None:
             y = jnp.where(on, still + moving, y)
-        if name not in LINEAR and (on := self.change("output", eqn, 0, name)) is not None:
+        if name in LINEAR:
+            return y
+        if (on := self.change("output", eqn, 0, name)) is not None:
             at = jnp.where(on, still, start)  # NaN at the other would spoil what is not even on
             y = jnp.where(on, still + jax.jvp(f, (at,), (moving,))[1], y)
         right, slips = SLIPS.get(name, ("", {}))
-        for number, (slip, slope) in enumerate(slips.items()):
-            words = f"{slip}, where it is {right}"
+        for number, (slip, slope) in enumerate({"y": lambda x, y: y, **slips}.items()):
+            words = f"{slip}, where it is {right}" if right else slip
             if (on := self.change("formula", eqn, 0, name, words, number)) is not None:
                 y = jnp.where(on, still + slope(start, still) * moving, y)
         return y

@@ -321,3 +321,12 @@ def test_a_function_of_one_number_has_a_least_example_too():
     report = check_gradients(elementwise(jnp.sin, jnp.sin), jnp.float32(0.7), regimes="given")
     assert not report
     assert report.example is not None
+
+
+def test_the_file_is_named_though_another_holds_the_same_code():
+    text = "import jax.numpy as jnp\ndef forward(x):\n    return jnp.sin(x) * x\n"
+    for file in ("one.py", "two.py"):
+        names = {}
+        exec(compile(text, file, "exec"), names)
+        report = check_gradients(elementwise(names["forward"], jnp.sin), X, regimes="given")
+        assert report.findings[0].source == f"{file}:3"

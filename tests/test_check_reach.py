@@ -116,7 +116,7 @@ def test_what_is_too_large_for_all_hypotheses_is_told_with_shorter_axes():
     ]
     assert "`cos` stands for `sin`" in report.findings[0].message
     assert max(report.findings[0].indices)[0] > 7  # of the arguments as they were given
-    assert "found with shorter axes: args[0] = float32[5, 7]" in str(report)
+    assert "args[0], args[1] was found with shorter axes: args[0] = float32[5, 7]" in str(report)
 
 
 @pytest.mark.slow

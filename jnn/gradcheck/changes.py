@@ -82,7 +82,10 @@ def mixed(case: Case) -> Cause | None:
     for what, axis, does, must in (mixed := case.mixed()):
         if not does or must:
             continue
-        words = f"the start of axis {axis} of {what} moves it elsewhere along that, and must not"
+        words = (
+            f"what stands first along axis {axis} of {what} changes it at the other places there, "
+            "and must not: is a sum along the wrong axis, or a mask forgotten?"
+        )
         lost = [axis for which, axis, does, must in mixed if which == what and must and not does]
         if lost:
             words = f"{what} is summed along axis {axis} where it must be along axis {lost[0]}"
@@ -100,7 +103,8 @@ def depends(case: Case) -> Cause | None:
     for what, axis, does, must in case.mixed():
         if must and not does:
             words = (
-                f"the start of axis {axis} of {what} leaves it elsewhere along that, and must not"
+                f"what stands first along axis {axis} of {what} must change it at the other places "
+                "there, and does not"
             )
             return Cause("local-derivative", words)
     return None

@@ -131,7 +131,8 @@ class Diagnosis:
                 continue
             first = np.arange(n) == 0
             other = list(leaves)
-            other[i] = jnp.where(_along(first, axis, leaves[i]), leaves[i] + 0.1, leaves[i])
+            moved = leaves[i] + 0.1 * target.rng.standard_normal(leaves[i].shape)
+            other[i] = jnp.where(_along(first, axis, leaves[i]), moved, leaves[i])
             changes = [(target.paths[i], tuple(other), v, 1)]
             if all(a.shape[axis : axis + 1] == (n,) for a in v):
                 only = tuple(np.where(_along(first, axis, a), a, 0) for a in v)

@@ -23,6 +23,7 @@ from jnn.gradcheck.primal import UNFUSED, Place, Walk, evaluated
 MOST = 4000  # edits, and of numbers in the gradients of all of them
 NUMBERS = 1e7
 WORTH = 50  # edits at least, or none are made
+FEW = 8  # turns that a loop may take beyond twice those that it did
 EXCHANGED = " are exchanged"
 CANDIDATES = 12  # tensors that may have been taken for another
 TERMS = {"add", "sub", "add_any"}
@@ -166,6 +167,12 @@ class _Edited(Walk):
         value = self.choose(key, value, list(self.instead(known, where)))
         self.known[id(value)] = _Known(value, name, backward)
         return value
+
+    def _while(self, eqn: Any, values: list[Any]) -> list[Any]:
+        plain = Walk()
+        plain.wide, plain.around = self.wide, self.around
+        *_, turns = plain.turned(eqn, values)
+        return self.turned(eqn, values, 2 * turns + FEW)[:-1]  # an edited one may never end
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
         where, changed = self.where(eqn), list(values)
@@ -335,11 +342,17 @@ class _Edited(Walk):
             operands = [across.instead(v, self.of(v).across) for v in values]
             if any(v is None for v in operands):
                 return
-            made = self.bind(eqn, operands)[0]
-        if len(shape) == made.ndim and shape[across.lost] == across.shape[across.lost]:
-            yield across.edit(where), jnp.broadcast_to(made, shape)
-        elif made.shape == across.value.shape:
+            try:
+                made = self.bind(eqn, operands)[0]
+            except (IndexError, TypeError, ValueError):  # it fits no shape but its own
+                return
+        if made.shape == across.value.shape and made.shape != shape:
             y.across = across._replace(value=made)
+        if made.ndim != len(across.shape) or made.ndim != len(shape):
+            return
+        fits = all(m in (1, n) for m, n in zip(made.shape, shape, strict=True))
+        if fits and shape[across.lost] == across.shape[across.lost]:
+            yield across.edit(where), jnp.broadcast_to(made, shape)
 
 
 class _Program(NamedTuple):

@@ -20,6 +20,7 @@ from jnn.gradcheck.report import Finding, Report, together
 from jnn.gradcheck.shapes import SHAPES, Reshaped, shown
 from jnn.gradcheck.sizes import deviation, root_mean_square, typical
 from jnn.gradcheck.target import UNIT, Target, exactly
+from jnn.report import show
 
 # What becomes of the floating arguments; r is a leaf's root mean square, or 1 where that is 0.
 REGIMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
@@ -88,7 +89,7 @@ def check_gradients(
     def target(args: tuple[Any, ...]) -> Target:
         return Target(f, args, reference, roots, key)
 
-    with exactly():
+    with exactly(), show(f"checking {getattr(f, '__name__', type(f).__name__)}"):
         return everywhere(target, args, regimes_named(regimes), known or {}, order)
 
 
@@ -167,7 +168,8 @@ def _told_apart(
     )
     if findings == report.findings:
         return report
-    words = f"the cause was found with shorter axes: {shown(shorter, target.roots)}"
+    paths = ", ".join(f.path for f in vague if f.path in told)
+    words = f"what is said of {paths} was found with shorter axes: {shown(shorter, target.roots)}"
     return replace(report, findings=findings, notes=(*report.notes, words))
 
 

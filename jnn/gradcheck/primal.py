@@ -31,6 +31,7 @@ ARITHMETIC |= {
     "cumprod",
     "reduce_prod",
 }
+ENDLESS = np.iinfo(np.int32).max  # turns of a loop
 CODE = 60  # letters of an expression that are shown
 DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
@@ -229,17 +230,23 @@ class Walk:
         return [*carry, *ys]
 
     def _while(self, eqn: Any, values: list[Any]) -> list[Any]:
+        return self.turned(eqn, values)[:-1]
+
+    def turned(self, eqn: Any, values: list[Any], most: Any = ENDLESS) -> list[Any]:
+        """What a while loop returns, and how many turns it took, of `most`."""
         p = eqn.params
         n, m = p["cond_nconsts"], p["body_nconsts"]
         asked, fixed = values[:n], values[n : n + m]
 
-        def more(carry: list[Any]) -> Any:
-            return self._part(eqn, 0, p["cond_jaxpr"], [*asked, *carry])[0]
+        def more(state: list[Any]) -> Any:
+            *carry, turns = state
+            return self._part(eqn, 0, p["cond_jaxpr"], [*asked, *carry])[0] & (turns < most)
 
-        def body(carry: list[Any]) -> list[Any]:
-            return _like(self._part(eqn, 1, p["body_jaxpr"], [*fixed, *carry]), carry)
+        def body(state: list[Any]) -> list[Any]:
+            *carry, turns = state
+            return [*_like(self._part(eqn, 1, p["body_jaxpr"], [*fixed, *carry]), carry), turns + 1]
 
-        return jax.lax.while_loop(more, body, values[n + m :])
+        return jax.lax.while_loop(more, body, [*values[n + m :], np.int32(0)])
 
     def _cond(self, eqn: Any, values: list[Any]) -> list[Any]:
         branches = [

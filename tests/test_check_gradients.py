@@ -330,3 +330,60 @@ def test_the_file_is_named_though_another_holds_the_same_code():
         exec(compile(text, file, "exec"), names)
         report = check_gradients(elementwise(names["forward"], jnp.sin), X, regimes="given")
         assert report.findings[0].source == f"{file}:3"
+
+
+def test_where_autodiff_is_not_finite_the_right_gradient_passes():
+    x = jnp.array([-0.5, 0.25, 1.0, 0.75])
+    edge = elementwise(lambda x: (1 - x) ** 1.5, lambda x: -1.5 * (1 - x) ** 0.5)
+    assert check_gradients(edge, x, regimes="given")
+
+    def whole(x):
+        return (1 - x * x) * jnp.sqrt(1 - x * x)
+
+    report = check_gradients(
+        elementwise(whole, lambda x: -3 * x * jnp.sqrt(1 - x * x)), x, regimes="given"
+    )
+    assert report and "JAX's own gradient of args[0] is not finite" in str(report)
+    wrong = elementwise(whole, lambda x: -3 * jnp.sqrt(1 - x * x))
+    assert not check_gradients(wrong, x, regimes="given")
+    undefined = elementwise(whole, jax.grad(lambda x: whole(x).sum()))
+    assert not check_gradients(undefined, x, regimes="given")
+
+
+def test_complex_outputs_are_said_to_be_unchecked():
+    f = ruled(
+        lambda x: (jnp.sin(x), x.astype(complex)), lambda args, dy: (dy[0] * jnp.cos(args[0]),)
+    )
+    assert "complex" in str(check_gradients(f, X, regimes="given"))
+
+
+def test_tracers_are_refused():
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda x: bool(check_gradients(jnp.sin, x)))(X)
+
+
+@pytest.mark.slow
+def test_the_diagnosis_of_a_loop_whose_edits_never_end_ends():
+    def shrunk(x):
+        return jax.lax.while_loop(lambda c: abs(c).max() > 0.5, lambda c: c * 0.9, x)
+
+    f = ruled(shrunk, lambda args, dy: (dy * (2 * shrunk(*args) / args[0] + 0.1),))
+    assert not check_gradients(f, jnp.linspace(-1.0, 2.0, 6), regimes="given")
+
+
+@pytest.mark.slow
+def test_sums_of_any_shape_are_diagnosed():
+    def off(f):
+        def backward(args, dy):
+            (x,) = args
+            return (jax.vjp(f, x)[1](dy)[0] * (1 + 0.1 * jnp.cos(x)),)
+
+        return ruled(f, backward)
+
+    for f, x in (
+        (lambda x: jax.nn.softmax(x, 0), X[:, :1]),
+        (lambda x: x * x.sum(0), X[:1]),
+        (lambda x: jnp.sin(x.sum(0))[1:], X),
+        (lambda x: jnp.roll(x.sum(0), 1) * x, X),
+    ):
+        assert not check_gradients(off(f), x, regimes="given")

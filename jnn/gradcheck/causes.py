@@ -20,6 +20,7 @@ FEW = 0.5  # of the elements wrong, and no more, is "some", unless more is known
 
 def explain(case: Case) -> Cause:
     """The first hypothesis that leaves next to nothing of the error."""
+    stopped = ""
     for hypothesis in (
         _nonfinite,
         _zero,
@@ -42,13 +43,17 @@ def explain(case: Case) -> Cause:
         _local,
         changes.depends,
     ):
-        if cause := hypothesis(case):
-            return cause
+        try:
+            if cause := hypothesis(case):
+                return cause
+        except Exception as error:  # whatever it trips over must not hide that something is wrong
+            stopped += f"; `{hypothesis.__name__}` stopped at {error!r}".partition("\n")[0]
     hand, exact = case.hand.ravel(), case.exact.ravel()
     cosine = hand @ exact / (np.linalg.norm(hand) * np.linalg.norm(exact) or 1)
     ratio = np.linalg.norm(hand) / (np.linalg.norm(exact) or 1)
     return Cause(
-        "unexplained", f"cosine to the right one {cosine:.3f}, norm {ratio:.3g} times its norm"
+        "unexplained",
+        f"cosine to the right one {cosine:.3f}, norm {ratio:.3g} times its norm{stopped}",
     )
 
 
@@ -120,7 +125,7 @@ def _precision(case: Case) -> Cause | None:
             return Cause("precision", f"it is off by {off:.0e} in float64, as by way of {name}")
     if case.rounded:
         return Cause("precision", f"it is off by {off:.0e} in float64, as by way of a narrow dtype")
-    if off > DETOUR:
+    if not off <= DETOUR:
         return None
     # So small an error is a factor only if it is itself in proportion.
     rest, square = case.hand - case.exact, float(np.vdot(case.exact, case.exact))

@@ -313,6 +313,7 @@ class Census(Walk):
 
     def __init__(self) -> None:
         super().__init__()
+        self.complex = False  # whether anything that is returned is
         self.narrow = False  # whether anything is computed in floats narrower than float64
         # Of float64, and of what programs compute in that insist on their dtypes.
         self.eps = [float(np.finfo(np.float64).eps)]

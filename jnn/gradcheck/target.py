@@ -21,8 +21,14 @@ ULPS = 256  # of a dtype narrower than float64, which a long computation may wel
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """x64 is on within, and keys may be used again, for one draw is looked at many times."""
-    with jax.enable_x64(True), jax.debug_key_reuse(False):
+    """x64 is on within; keys may be used again, for one draw is looked at many times, and NaN is
+    looked at rather than raised."""
+    with (
+        jax.enable_x64(True),
+        jax.debug_key_reuse(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
         yield
 
 
@@ -45,6 +51,10 @@ class Target:
             kind = type(f).__name__
             raise ValueError(f"f is a {kind}; it must be a function, whose arguments follow")
         with_paths, tree = jax.tree.flatten_with_path(args)
+        if any(isinstance(a, jax.core.Tracer) for _, a in with_paths):
+            raise ValueError(
+                "args hold tracers; check it outside of jit, grad and vmap, at numbers"
+            )
         arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for _, a in with_paths]
         floating = tuple(
             bool(jnp.issubdtype(a.dtype, jnp.floating)) and path[0].idx not in still
@@ -67,6 +77,8 @@ class Target:
         self.rng = np.random.default_rng(seed)
         self.notes: list[str] = []
         self.flat, met = self.fitted(Flat(f, tree, floating))
+        if met.complex or any(jnp.iscomplexobj(a) for a in arrays):
+            self.notes.append("what is complex of args and outputs is not checked")
         self.primal = self.flat
         if reference is None and not met.rules:
             self.notes.append("f calls no custom_vjp: what was checked is JAX's own gradient")
@@ -96,7 +108,8 @@ class Target:
 
         def met(flat: Flat) -> Census:
             walk = Census()
-            jax.eval_shape(partial(flat.walked, walk), self.leaves, self.others)
+            y = jax.eval_shape(partial(flat.walked, walk), self.leaves, self.others)
+            walk.complex = any(map(jnp.iscomplexobj, jax.tree.leaves(y)))
             return walk
 
         try:

@@ -387,3 +387,14 @@ def test_sums_of_any_shape_are_diagnosed():
         (lambda x: jnp.roll(x.sum(0), 1) * x, X),
     ):
         assert not check_gradients(off(f), x, regimes="given")
+
+
+def test_a_hypothesis_that_fails_does_not_hide_the_verdict(monkeypatch):
+    def broken(case):
+        raise ValueError("no such axis")
+
+    monkeypatch.setattr("jnn.gradcheck.causes.changes.edit", broken)
+    f = elementwise(jnp.sin, lambda x: jnp.cos(x) + jnp.sin(1000 * x))
+    (finding,) = check_gradients(f, X, regimes="given").findings
+    assert finding.cause == "unexplained"
+    assert "`broken` stopped at ValueError('no such axis')" in finding.message

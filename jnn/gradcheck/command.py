@@ -166,7 +166,8 @@ def _names(f: Callable[..., Any], args: Sequence[Any], called: str) -> list[str]
         each = " ".join(name.upper() for name in wanted)
         raise ValueError(
             f"{called}{signature}, given {len(args)} arguments: {error}; describe them in turn,\n"
-            f"  jnn check {called} {each}\neach of them by one of\n{SYNTAX}"
+            f"  jnn check {called} {each}\neach of them by one of\n{SYNTAX}\n"
+            "or all by a function that returns them (trees too): --args-from FUNCTION"
         ) from None
     names = []
     for name in bound:

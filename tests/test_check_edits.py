@@ -92,6 +92,15 @@ WRONG = {
         "local-derivative",
         "that of `softplus` is missing",
     ),
+    "another value kept": (
+        hidden(
+            lambda h: jnp.cos(jnp.sin(h)) * jnp.exp(jnp.sin(jnp.sin(h))),
+            lambda h: jnp.exp(jnp.sin(h)),
+        ),
+        (X, W),
+        "wrong-operand",
+        "of `jnp.sin(h)` stands for",
+    ),
     "weights exchanged": (
         ruled(
             lambda x, u, w: jnp.sin(x @ u) * (x @ w),

@@ -35,6 +35,7 @@ def explain(case: Case) -> Cause:
         _term,
         changes.two_edges,
         changes.edit,
+        changes.kept,
         changes.mixed,
         changes.times,
         _some_elements,

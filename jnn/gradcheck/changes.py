@@ -16,6 +16,8 @@ def variant(case: Case) -> Cause | None:
     """The gradient of a variant of the primal; of several, one that explains all leaves."""
     off, fits = case.hand - case.exact, []
     for order, (what, gradient, everywhere) in enumerate(case.variants()):
+        if what.kind == "kept":
+            continue
         if same(case.hand, gradient):
             fits.append((not everywhere, ORDER.index(what.kind), 0.0, order, what))
         elif what.kind == "edge":
@@ -75,6 +77,22 @@ def edit(case: Case) -> Cause | None:
     *_, change, k = min(fits, key=lambda fit: fit[:3])
     times = "" if k == 1 else f", and it is {named(k, case.constants)} times that"
     return Cause(change.cause, change.message + times, change.source)
+
+
+def kept(case: Case) -> Cause | None:
+    """The derivative of all that follows a value, at another one."""
+    fits = [
+        (not everywhere, what)
+        for what, gradient, everywhere in case.variants()
+        if what.kind == "kept" and same(case.hand, gradient)
+    ]
+    if not fits:
+        return None
+    _, what = min(fits, key=lambda fit: fit[0])
+    words = (
+        f"{what.other} stands for {what.meant} in all of the backward pass: was it kept instead?"
+    )
+    return Cause("wrong-operand", words, what.source)
 
 
 def mixed(case: Case) -> Cause | None:

@@ -32,6 +32,7 @@ ARITHMETIC |= {
     "reduce_prod",
 }
 ENDLESS = np.iinfo(np.int32).max  # turns of a loop
+SHORT = 16  # steps
 CODE = 60  # letters of an expression that are shown
 DTYPES = ("new_dtype", "dtype", "preferred_element_type")
 
@@ -226,8 +227,10 @@ class Walk:
             return _like(results[:carries], carry), results[carries:]
 
         options = {k: p[k] for k in ("length", "reverse", "unroll")}
-        carry, ys = jax.lax.scan(body, carry, values[consts + carries :], **options)
+        carry, ys = self.scanned(body, carry, values[consts + carries :], **options)
         return [*carry, *ys]
+
+    scanned = staticmethod(jax.lax.scan)
 
     def _while(self, eqn: Any, values: list[Any]) -> list[Any]:
         return self.turned(eqn, values)[:-1]
@@ -337,6 +340,18 @@ class Perturbed(Walk):
     def __init__(self, rng: np.random.Generator, unit: float):
         super().__init__()
         self.rng, self.unit = rng, unit
+
+    def scanned(
+        self, body: Any, carry: Any, xs: Any, length: int, reverse: bool, unroll: Any
+    ) -> Any:
+        # Step by step, for to compile it takes longer, and each step is rounded by itself.
+        if length > SHORT or not length:
+            return super().scanned(body, carry, xs, length, reverse, unroll)
+        steps = range(length)[:: -1 if reverse else 1]
+        ys: dict[int, Any] = {}
+        for i in steps:
+            carry, ys[i] = body(carry, [x[i] for x in xs])
+        return carry, [jnp.stack(y) for y in zip(*(ys[i] for i in range(length)), strict=True)]
 
     def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
         if eqn.primitive.name not in ARITHMETIC:

@@ -44,7 +44,9 @@ SLIPS: dict[str, tuple[str, dict[str, Callable[[Any, Any], Any]]]] = {
     ),
     "exp": ("y", {"x": lambda x, y: x}),
 }
-KINDS = "edge", "own", "output", "formula", "branch", "forced", "operand"  # the likelier first
+NEAR = 10  # values of the primal that may have been kept for another, for each value
+# The likelier first.
+KINDS = "edge", "own", "output", "formula", "branch", "forced", "operand", "kept"
 
 
 class Variant(NamedTuple):
@@ -55,6 +57,7 @@ class Variant(NamedTuple):
            "output": it is taken at its output; "formula": it is one of SLIPS
            "operand": a product's derivative takes `other` for its other factor
            "branch": the derivative of a choice goes one way everywhere; "forced": so does its value
+           "kept": all that follows is differentiated where the value is `other`
     """
 
     kind: str
@@ -68,6 +71,34 @@ class Variant(NamedTuple):
 Key = tuple[Any, ...]
 
 
+class _Kept(Walk):
+    """A walk that keeps what is computed outside of loops, by its place and with its name."""
+
+    once = True
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = names
+        self.values: dict[Key, tuple[str, Any]] = {}
+
+    def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
+        if not self.place:
+            for i, named in enumerate(zip(self.names, args, strict=True)):
+                self.values["argument", i] = named
+        return super().run(program, args)
+
+    def within(self, eqn: Any, f: Callable[[], list[Any]]) -> list[Any]:
+        outer, self.values = self.values, {}
+        results = f()
+        self.values = outer
+        return results
+
+    def found(self, eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
+        if len(results) == 1:
+            self.values[self.place] = self.called(eqn), results[0]
+        return results
+
+
 class _Changes(Walk):
     """A walk that makes the changes that are `on`, by their key; with None it only lists them."""
 
@@ -76,6 +107,7 @@ class _Changes(Walk):
     def __init__(self, names: Sequence[str], on: dict[Key, Any] | None = None):
         super().__init__()
         self.on, self.listed = on, {}
+        self.kept: dict[Key, tuple[str, Any]] = {}
         self.scope: list[tuple[str, Any]] = []
         self.names = names
 
@@ -90,14 +122,36 @@ class _Changes(Walk):
 
     def run(self, program: Any, args: Sequence[Any]) -> list[Any]:
         if not self.place:
+            args = [self.instead(("argument", i), v, Place()) for i, v in enumerate(args)]
             self.scope += zip(self.names, args, strict=True)
         return super().run(program, args)
 
     def within(self, eqn: Any, f: Callable[[], list[Any]]) -> list[Any]:
         outer, self.scope = self.scope, list(self.scope)  # what is computed inside stays there
+        kept, self.kept = self.kept, {}
         results = f()
-        self.scope = outer
+        self.scope, self.kept = outer, kept
         return results
+
+    def instead(self, at: Key, value: Any, where: Place) -> Any:
+        """The value, or as far as only its derivative shows what was kept for it."""
+        if at not in self.kept or not _floating(value) or jnp.size(value) < 2:
+            return value
+        places = list(self.kept)
+        alike = [
+            (abs(places.index(at) - i), self.kept[key])
+            for i, key in enumerate(places)
+            if key != at
+            and jnp.shape(self.kept[key][1]) == jnp.shape(value)
+            and self.kept[key][1].dtype == value.dtype
+        ]
+        off, still = None, jax.lax.stop_gradient(value)
+        for number, (_, (name, other)) in enumerate(sorted(alike, key=lambda v: v[0])[:NEAR]):
+            key = at, "kept", 0, number
+            self.listed.setdefault(key, Variant("kept", "", 0, where, name, self.kept[at][0]))
+            if self.on is not None and (on := self.on.get(key)) is not None:
+                off = jnp.where(on, other - still, 0 if off is None else off)
+        return value if off is None else value + off
 
     def given(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
         changed = list(values)
@@ -116,7 +170,7 @@ class _Changes(Walk):
                 y = self.operands(eqn, values, y)
             if name in CHOICES:
                 y = self.branches(eqn, values, y, CHOICES[name])
-            results = [y]
+            results = [self.instead(self.place, y, self.where(eqn))]
         self.scope += [(self.called(eqn), r) for r in results if _floating(r) and jnp.ndim(r)]
         return results
 
@@ -210,8 +264,19 @@ class Variants:
     def listed(self, leaves: Any, others: Any) -> dict[Key, Variant]:
         """What can be changed."""
         walk = _Changes(self.names)
-        jax.eval_shape(lambda *at: self.primal.walked(walk, *at), leaves, others)
+
+        def walked(leaves: Any, others: Any) -> Any:
+            walk.kept = self.kept(leaves, others)
+            return self.primal.walked(walk, leaves, others)
+
+        jax.eval_shape(walked, leaves, others)
         return walk.listed
+
+    def kept(self, leaves: Any, others: Any) -> dict[Key, tuple[str, Any]]:
+        """What may have been kept, with its name, in the order in which it is computed."""
+        walk = _Kept(self.names)
+        self.primal.walked(walk, leaves, others)
+        return {at: named for at, named in walk.values.items() if _floating(named[1])}
 
     def gradients(
         self, leaves: Any, others: Any, v: Any
@@ -241,9 +306,12 @@ class Variants:
 def _gradients(
     of: Variants, keys: tuple[Key, ...], leaves: Any, others: Any, v: Any, rows: jax.Array
 ) -> Any:
+    kept = of.kept(leaves, others)
+
     def gradient(row: jax.Array) -> Any:
         def primal(*leaves: Any) -> Any:
             walk = _Changes(of.names, dict(zip(keys, row, strict=True)))
+            walk.kept = kept
             return floats(of.primal.walked(walk, leaves, others))
 
         return jax.vjp(primal, *leaves)[1](v)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jnn.gradcheck.exact import MOST, Measured, bare, exact_gradient
 from jnn.gradcheck.flat import Flat, gradient
@@ -51,7 +52,7 @@ class Target:
             kind = type(f).__name__
             raise ValueError(f"f is a {kind}; it must be a function, whose arguments follow")
         with_paths, tree = jax.tree.flatten_with_path(args)
-        if any(isinstance(a, jax.core.Tracer) for _, a in with_paths):
+        if any(isinstance(a, Tracer) for _, a in with_paths):
             raise ValueError(
                 "args hold tracers; check it outside of jit, grad and vmap, at numbers"
             )

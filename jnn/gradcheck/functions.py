@@ -64,9 +64,9 @@ def check_gradients(
     with every custom rule taken out, within loops too, differentiated by JAX (forwards where a
     while loop forbids it backwards). No tolerance is guessed: see `probe.look`. NaN never passes,
     and any value between the slopes on the two sides of a kink does. x64 is switched on inside and
-    only there. Where JAX's own gradient is not finite nothing is told of one that is, as a note says.
-    What the arguments never reach is not checked: give both signs, and integers that take every
-    branch.
+    only there. Where JAX's own gradient is not finite nothing is told of one that is, and a note
+    says so. What the arguments never reach is not checked: give both signs, and integers that take
+    every branch.
 
     Beside that, the contract: linear in the cotangent, the same twice, compiled and vmapped, and a
     forward that stays the same under differentiation. And the numerics: in the arguments' own

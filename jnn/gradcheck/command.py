@@ -1,13 +1,11 @@
 """The command `jnn check`: a function's hand-written gradient, checked from a terminal."""
 
 import argparse
-import importlib.util
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ import jax.numpy as jnp
 from jnn.gradcheck.arguments import SYNTAX, arguments, described
 from jnn.gradcheck.functions import check_gradients, regimes_named
 from jnn.gradcheck.importing import function, told
-from jnn.report import show
 
 EPILOG = f"""\
 each ARG describes one argument; quote those that a shell would read for itself:
@@ -107,15 +104,14 @@ def _checked(options: argparse.Namespace) -> int:
     ]
     print(f"{options.function}({', '.join(shown)})", flush=True)
     try:
-        with show("checking the gradients") if importlib.util.find_spec("rich") else nullcontext():
-            report = check_gradients(
-                _unheld(f),
-                *held,
-                reference=None if reference is None else _unheld(reference),
-                known=dict(options.known),
-                regimes=options.regimes,
-                key=options.seed,
-            )
+        report = check_gradients(
+            _unheld(f),
+            *held,
+            reference=None if reference is None else _unheld(reference),
+            known=dict(options.known),
+            regimes=options.regimes,
+            key=options.seed,
+        )
     except Exception as error:
         raise ValueError(told(error, options.function)) from error
     text = re.sub(r"\bargs\[(\d+)\]", lambda found: names[int(found[1])], str(report))
@@ -150,7 +146,11 @@ def _fixed(argument: Any) -> bool:
 
 
 def _unheld(f: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: f(*(a.value if isinstance(a, _Held) else a for a in args))
+    def unheld(*args: Any) -> Any:
+        return f(*(a.value if isinstance(a, _Held) else a for a in args))
+
+    unheld.__name__ = getattr(f, "__name__", type(f).__name__)  # which is shown
+    return unheld
 
 
 def _names(f: Callable[..., Any], args: Sequence[Any], called: str) -> list[str]:

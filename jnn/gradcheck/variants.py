@@ -8,6 +8,7 @@ switches, an argument, says what is changed.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -134,19 +135,18 @@ class _Changes(Walk):
         return results
 
     def instead(self, at: Key, value: Any, where: Place) -> Any:
-        """The value, or as far as only its derivative shows what was kept for it."""
+        """The value, or what may have been kept for it; its own derivative stays."""
         if at not in self.kept or not _floating(value) or jnp.size(value) < 2:
             return value
-        places = list(self.kept)
-        alike = [
-            (abs(places.index(at) - i), self.kept[key])
-            for i, key in enumerate(places)
-            if key != at
-            and jnp.shape(self.kept[key][1]) == jnp.shape(value)
-            and self.kept[key][1].dtype == value.dtype
-        ]
+        all_kept, here = list(self.kept.values()), list(self.kept).index(at)
+        outwards = sorted(range(len(all_kept)), key=lambda i: abs(i - here))[1:]
+        alike = (
+            all_kept[i]
+            for i in outwards
+            if jnp.shape(all_kept[i][1]) == jnp.shape(value) and all_kept[i][1].dtype == value.dtype
+        )
         off, still = None, jax.lax.stop_gradient(value)
-        for number, (_, (name, other)) in enumerate(sorted(alike, key=lambda v: v[0])[:NEAR]):
+        for number, (name, other) in enumerate(islice(alike, NEAR)):
             key = at, "kept", 0, number
             self.listed.setdefault(key, Variant("kept", "", 0, where, name, self.kept[at][0]))
             if self.on is not None and (on := self.on.get(key)) is not None:
